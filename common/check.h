@@ -8,10 +8,10 @@
 
 void bug(const char *file, int line, const char *condition) NORETURN;
 
-#define bug_if(condition)                                                                          \
-	do {                                                                                       \
-		if (__builtin_expect(!!(condition), 0))                                            \
-			bug(__FILE__, __LINE__, #condition);                                       \
+#define bug_if(condition)                                    \
+	do {                                                 \
+		if (__builtin_expect(!!(condition), 0))      \
+			bug(__FILE__, __LINE__, #condition); \
 	} while (0)
 
 /* Memory that a daemon of fixed limits must get; ends the process where there is none. */

@@ -12,13 +12,13 @@
 #define CLEANUP(adapter) __attribute__((cleanup(adapter)))
 
 /* DEFINE_CLEANUP(chain, chain_free) makes chain_cleanup() for `CLEANUP(chain_cleanup) struct chain *c = NULL;` */
-#define DEFINE_CLEANUP(name, destructor)                                                           \
-	static inline UNUSED void name##_cleanup(struct name **object)                             \
-	{                                                                                          \
-		destructor(*object);                                                               \
+#define DEFINE_CLEANUP(name, destructor)                               \
+	static inline UNUSED void name##_cleanup(struct name **object) \
+	{                                                              \
+		destructor(*object);                                   \
 	}
 
-#define CLEANUP_FREE CLEANUP(cleanup_free)
+#define CLEANUP_FREE  CLEANUP(cleanup_free)
 #define CLEANUP_CLOSE CLEANUP(cleanup_close)
 
 static inline UNUSED void cleanup_free(void *pointer_to_pointer)
@@ -34,11 +34,11 @@ static inline UNUSED void cleanup_close(int *fd)
 }
 
 /* Takes the pointer out of the variable that would free it. */
-#define steal(pointer_to_pointer)                                                                  \
-	__extension__({                                                                            \
-		__typeof__(*(pointer_to_pointer)) stolen_ = *(pointer_to_pointer);                 \
-		*(pointer_to_pointer) = NULL;                                                      \
-		stolen_;                                                                           \
+#define steal(pointer_to_pointer)                                                  \
+	__extension__({                                                            \
+		__typeof__(*(pointer_to_pointer)) stolen_ = *(pointer_to_pointer); \
+		*(pointer_to_pointer) = NULL;                                      \
+		stolen_;                                                           \
 	})
 
 #endif

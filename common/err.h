@@ -9,8 +9,9 @@
 #define ERR_TEXT_MAX 1400
 
 struct err {
-	int number;    /* errno value, 0 where the system had no part in it */
-	unsigned kind; /* the program's own class of errors (enum error_class of the schemas); 0: generic */
+	int number; /* errno value, 0 where the system had no part in it */
+	unsigned
+		kind; /* the program's own class of errors (enum error_class of the schemas); 0: generic */
 	char text[ERR_TEXT_MAX];
 };
 

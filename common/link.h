@@ -38,8 +38,8 @@ struct link_options {
 	size_t max_frame_bytes;
 };
 
-struct link *link_new(struct mq *mq, struct loop *loop, const struct link_options *options, const struct link_owner *owner,
-	struct err *err);
+struct link *link_new(struct mq *mq, struct loop *loop, const struct link_options *options,
+	const struct link_owner *owner, struct err *err);
 void link_free(struct link *link);
 /* The owner read the broker's welcome: the link is UP. */
 void link_welcomed(struct link *link);

@@ -20,9 +20,11 @@ typedef uint64_t loop_tick(void *owner, uint64_t now_ms);
 struct loop *loop_new(struct err *err);
 void loop_free(struct loop *loop);
 /* `callback` runs while a message waits: once per message that is there, fairly among sockets. */
-int MUST_CHECK loop_add_socket(struct loop *loop, struct mq_socket *socket, loop_callback *callback, void *owner, struct err *err);
+int MUST_CHECK loop_add_socket(struct loop *loop, struct mq_socket *socket, loop_callback *callback,
+	void *owner, struct err *err);
 /* `callback` runs while `fd` is readable (level-triggered). */
-int MUST_CHECK loop_add_fd(struct loop *loop, int fd, loop_callback *callback, void *owner, struct err *err);
+int MUST_CHECK loop_add_fd(
+	struct loop *loop, int fd, loop_callback *callback, void *owner, struct err *err);
 void loop_remove_fd(struct loop *loop, int fd);
 /* At most 8 ticks. */
 int MUST_CHECK loop_add_tick(struct loop *loop, loop_tick *tick, void *owner, struct err *err);

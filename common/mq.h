@@ -14,19 +14,19 @@
 #include "common/attributes.h"
 #include "common/err.h"
 
-struct mq;        /* the context */
+struct mq; /* the context */
 struct mq_socket;
 
 enum mq_kind { MQ_ROUTER, MQ_DEALER, MQ_PUB, MQ_SUB };
 
 struct mq_options {
 	size_t max_frame_bytes; /* a longer frame costs the peer its connection; 0: 65,536 */
-	int queue_messages;     /* send and receive high-water mark; 0: 1000 */
+	int queue_messages;	/* send and receive high-water mark; 0: 1000 */
 };
 
-#define MQ_FRAMES_MAX          10  /* routing id, up to 8 envelope frames, body */
-#define MQ_ENVELOPE_FRAME_MAX  256 /* bytes of an envelope frame */
-#define MQ_ROUTING_ID_MAX      256
+#define MQ_FRAMES_MAX	      10  /* routing id, up to 8 envelope frames, body */
+#define MQ_ENVELOPE_FRAME_MAX 256 /* bytes of an envelope frame */
+#define MQ_ROUTING_ID_MAX     256
 
 /* One received message: on a ROUTER, frame 0 is the routing id; the last frame is the body.  Memory belongs to the
  * message until mq_message_done or the next mq_receive into it. */
@@ -39,7 +39,8 @@ struct mq_frame {
 struct mq *mq_new(struct err *err);
 void mq_free(struct mq *mq); /* after all its sockets; NULL is fine */
 
-struct mq_socket *mq_socket_new(struct mq *mq, enum mq_kind kind, const struct mq_options *options, struct err *err);
+struct mq_socket *mq_socket_new(
+	struct mq *mq, enum mq_kind kind, const struct mq_options *options, struct err *err);
 void mq_socket_free(struct mq_socket *socket);
 /* Endpoint as in ZeroMQ: ipc://PATH, tcp://HOST:PORT.  An ipc path that answers a connection is refused (somebody
  * listens there), a stale one is replaced; the socket file gets mode 0660. */
@@ -59,7 +60,8 @@ uint64_t mq_dropped(const struct mq_socket *socket);
 
 enum mq_sent { MQ_SENT = 0, MQ_PEER_GONE = 1, MQ_PEER_FULL = 2 };
 /* An enum mq_sent, or -1 and err.  All frames or none. */
-int MUST_CHECK mq_send(struct mq_socket *socket, const struct mq_frame *frames, size_t count, struct err *err);
+int MUST_CHECK mq_send(
+	struct mq_socket *socket, const struct mq_frame *frames, size_t count, struct err *err);
 
 /* The descriptor to poll and whether a message waits (ZMQ_EVENTS: ask after every use; the descriptor is edge-triggered). */
 int mq_fd(struct mq_socket *socket);
