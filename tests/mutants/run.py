@@ -1,0 +1,94 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""tests/mutants/run.py BUILD_FOLDER [NAME...]
+
+Puts one fault at a time into a copy of the source and expects the named test to fail.  A fault is a TOML file beside this
+one: `file`, `find` (text that stands there exactly once), `replace`, `test` (a test's name in meson), `about`.  Prints a line a
+fault: caught, SURVIVED (the test passed), STALE (the text is not there once) or BROKEN (it does not build)."""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+TOP = HERE.parent.parent
+
+
+def run(arguments, folder, timeout=600):
+    environment = dict(os.environ, SLUICE_BIN=str(folder / "build/stage/usr/bin"), SLUICE_BUILD=str(folder / "build"))
+    return subprocess.run(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=timeout)
+
+
+def copy_source(folder):
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, stdout=subprocess.PIPE, check=True).stdout
+    for name in names.decode().split("\0"):
+        source, target = TOP / name, folder / name
+        if not name or not source.is_file():
+            continue
+        if target.exists() and target.read_bytes() == source.read_bytes():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+
+
+def build(folder):
+    if not (folder / "build/build.ninja").exists():
+        done = run(["meson", "setup", "build", "--prefix=/usr", "-Doptimization=1"], folder)
+        if done.returncode != 0:
+            return done
+    done = run(["ninja", "-C", "build"], folder)
+    if done.returncode == 0:
+        environment = dict(os.environ, DESTDIR=str(folder / "build/stage"))
+        done = subprocess.run(["meson", "install", "-C", "build", "--no-rebuild", "--quiet"], cwd=folder, env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done
+
+
+def judge(mutant, folder):
+    path = folder / mutant["file"]
+    original = path.read_text()
+    if original.count(mutant["find"]) != 1:
+        return "STALE", f"{mutant['file']} holds the text {original.count(mutant['find'])} times"
+    path.write_text(original.replace(mutant["find"], mutant["replace"]))
+    try:
+        done = build(folder)
+        if done.returncode != 0:
+            return "BROKEN", done.stdout.decode(errors="replace")[-2000:]
+        done = run(["meson", "test", "-C", "build", "--no-rebuild", mutant["test"]], folder)
+        text = done.stdout.decode(errors="replace")
+        if "No suitable tests" in text or "No tests defined" in text:
+            return "BROKEN", f"no test {mutant['test']}"
+        return ("SURVIVED", "") if done.returncode == 0 else ("caught", "")
+    except subprocess.TimeoutExpired:
+        return "caught", ""
+    finally:
+        path.write_text(original)
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1]).resolve()
+    wanted = sys.argv[2:]
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_source(folder)
+    done = build(folder)
+    if done.returncode != 0:
+        print("BROKEN the unchanged source:", done.stdout.decode(errors="replace")[-3000:])
+        return 1
+    bad = 0
+    for path in sorted(HERE.glob("*.toml")):
+        if wanted and path.stem not in wanted:
+            continue
+        mutant = tomllib.loads(path.read_text())
+        start = time.monotonic()
+        verdict, detail = judge(mutant, folder)
+        bad += verdict != "caught"
+        print(f"{verdict:9} {path.stem:42} by {mutant['test']:28} {time.monotonic() - start:5.1f} s  {detail}", flush=True)
+    return bad != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
