@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/attributes.h"
 #include "common/err.h"
 
 #define QCOW2_NAME_MAX   1023
@@ -37,13 +38,19 @@ struct qcow2_header {
 	uint64_t backing_format_offset; /* of the format extension's own header, 0 where there is none */
 	uint64_t zone_hint_offset;      /* of our extension's own header, 0 where there is none (qcow2_zone.h) */
 	uint32_t zone_hint_length;      /* bytes of its data */
+	uint64_t bitmaps_offset;        /* of the bitmaps extension's own header, 0 where there is none */
+	uint32_t bitmaps_length;        /* bytes of its content */
 	bool has_bitmaps, has_unknown_extensions, has_encryption_header;
 };
 
-/* Reads the first cluster (or 64 KiB, whichever is less; at least 512 bytes) of a file of `file_size` bytes.  0; or -1 and err
- * (kind ERROR_CLASS_NOT_SUPPORTED for a feature that is refused by name: encryption, external data file, extended L2,
- * unknown incompatible bits by number, the corrupt bit). A dirty bit is no error here. */
-int qcow2_header_parse(const void *bytes, size_t length, uint64_t file_size, struct qcow2_header *ret_header, struct err *err);
+/* Reads the first cluster (or 64 KiB, whichever is less; at least 512 bytes) of a file of `file_size` bytes; more bytes than
+ * that are no harm.  0; or -1 and err (kind ERROR_CLASS_NOT_SUPPORTED for a feature that is refused by name: encryption,
+ * external data file, extended L2, unknown incompatible bits by number, the corrupt bit). A dirty bit is no error here. */
+int MUST_CHECK qcow2_header_parse(const void *bytes, size_t length, uint64_t file_size, struct qcow2_header *ret_header,
+	struct err *err);
+
+/* Whether the bytes begin with the magic of a qcow2 file, of whatever version. */
+bool qcow2_header_is(const void *bytes, size_t length);
 
 #define QCOW2_INCOMPATIBLE_DIRTY   (UINT64_C(1) << 0)
 #define QCOW2_INCOMPATIBLE_CORRUPT (UINT64_C(1) << 1)
