@@ -146,6 +146,10 @@ static int parse_fields(
 	header->refcount_table_clusters = qcow2_load32(bytes + QCOW2_AT_REFCOUNT_TABLE_CLUSTERS);
 	header->snapshots = qcow2_load32(bytes + QCOW2_AT_SNAPSHOTS);
 	header->snapshots_offset = qcow2_load64(bytes + QCOW2_AT_SNAPSHOTS_OFFSET);
+	if (header->l1_entries == 0)
+		header->l1_offset = 0; /* where nothing is means nothing */
+	if (header->snapshots == 0)
+		header->snapshots_offset = 0;
 	header->refcount_order = 4;
 	header->header_length = QCOW2_V2_LENGTH;
 	if (header->version == 3 && parse_version_3(bytes, length, header, err) < 0)
@@ -208,7 +212,7 @@ static int check_tables(const struct qcow2_header *header, uint64_t file_size, s
 		{"refcount table", header->refcount_table_offset,
 			(uint64_t)header->refcount_table_clusters << header->cluster_bits},
 		{"snapshot table", header->snapshots_offset,
-			header->snapshots * UINT64_C(QCOW2_SNAPSHOT_ENTRY_MIN)},
+			(uint64_t)header->snapshots * QCOW2_SNAPSHOT_ENTRY_MIN},
 	};
 	const size_t count = sizeof(places) / sizeof(places[0]);
 
