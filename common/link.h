@@ -27,26 +27,29 @@ struct link_owner {
 	void (*say_hello)(void *owner);
 	/* Send your heartbeat now. */
 	void (*say_heartbeat)(void *owner);
-	/* The broker fell silent: the link is DOWN now. */
+	/* The broker fell silent, or a send failed: the link is DOWN now.  Called from the loop, never from link_send. */
 	void (*lost)(void *owner);
 };
 
 struct link_options {
 	const char *endpoint;
-	uint64_t heartbeat_ms; /* 1000 */
-	uint64_t timeout_ms;   /* 5000 */
-	size_t max_frame_bytes;
+	uint64_t heartbeat_ms;	/* 1000 */
+	uint64_t timeout_ms;	/* 5000 */
+	size_t max_frame_bytes; /* 0: 65,536 */
 };
 
+/* Connects in the background; hello is said as soon as somebody is there.  NULL and err: no such endpoint.  The options are
+ * copied.  A link is used by the loop's thread alone; link_free may not be called from its own callbacks. */
 struct link *link_new(struct mq *mq, struct loop *loop, const struct link_options *options,
 	const struct link_owner *owner, struct err *err);
 void link_free(struct link *link);
 /* The owner read the broker's welcome: the link is UP. */
 void link_welcomed(struct link *link);
+/* The broker does not know us: DOWN, and say_hello is called from the loop. */
 void link_say_hello(struct link *link);
 bool link_is_up(const struct link *link);
-/* Sends a body.  0, or 1 when the queue is full or nobody is connected (then the message is not sent, and the link is
- * put DOWN: after the next hello both sides compare what they know, so nothing is lost for good). */
+/* Sends a body.  0, or 1 when the queue is full or nobody is connected (then the message is not sent, and a link that was
+ * UP is DOWN: after the next hello both sides compare what they know, so nothing is lost for good). */
 int link_send(struct link *link, const void *bytes, size_t length);
 
 #endif

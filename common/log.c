@@ -162,7 +162,7 @@ static void write_line(const struct line *line)
 	}
 }
 
-static void log_line(enum log_level level, const char *format, va_list arguments)
+static PRINTF_LIKE(2, 0) void log_line(enum log_level level, const char *format, va_list arguments)
 {
 	if (level > log_level_max)
 		return;

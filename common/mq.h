@@ -22,14 +22,18 @@ enum mq_kind { MQ_ROUTER, MQ_DEALER, MQ_PUB, MQ_SUB };
 struct mq_options {
 	size_t max_frame_bytes; /* a longer frame costs the peer its connection; 0: 65,536 */
 	int queue_messages;	/* send and receive high-water mark; 0: 1000 */
+	/* DEALER: nothing is queued for a peer that is not connected; sends say MQ_PEER_FULL until then, and what was
+	 * queued for a connection ends with it. */
+	bool only_when_connected;
 };
 
 #define MQ_FRAMES_MAX	      10  /* routing id, up to 8 envelope frames, body */
 #define MQ_ENVELOPE_FRAME_MAX 256 /* bytes of an envelope frame */
 #define MQ_ROUTING_ID_MAX     256
+#define MQ_IPC_PATH_MAX	      107 /* bytes of the path of an ipc endpoint */
 
 /* One received message: on a ROUTER, frame 0 is the routing id; the last frame is the body.  Memory belongs to the
- * message until mq_message_done or the next mq_receive into it. */
+ * message until mq_message_free or the next mq_receive into it. */
 struct mq_message;
 struct mq_frame {
 	const void *bytes;
@@ -45,6 +49,8 @@ void mq_socket_free(struct mq_socket *socket);
 /* Endpoint as in ZeroMQ: ipc://PATH, tcp://HOST:PORT.  An ipc path that answers a connection is refused (somebody
  * listens there), a stale one is replaced; the socket file gets mode 0660. */
 int MUST_CHECK mq_bind(struct mq_socket *socket, const char *endpoint, struct err *err);
+/* The index-th endpoint that was bound, with the port that a wildcard (tcp://127.0.0.1:*) got; NULL past the last. */
+const char *mq_bound_endpoint(const struct mq_socket *socket, size_t index);
 int MUST_CHECK mq_connect(struct mq_socket *socket, const char *endpoint, struct err *err);
 /* SUB: a topic's first bytes. */
 int MUST_CHECK mq_subscribe(struct mq_socket *socket, const char *prefix, struct err *err);
@@ -66,10 +72,12 @@ int MUST_CHECK mq_send(
 /* The descriptor to poll and whether a message waits (ZMQ_EVENTS: ask after every use; the descriptor is edge-triggered). */
 int mq_fd(struct mq_socket *socket);
 bool mq_readable(struct mq_socket *socket);
+/* Whether a send would find room; false also while nobody is connected, where `only_when_connected` is set. */
+bool mq_writable(struct mq_socket *socket);
 
-/* Guard against running out of descriptors, where libzmq would abort: call now and then (each loop turn is fine; it counts
- * at most once a 100 ms).  Above half of RLIMIT_NOFILE all listeners of the context are unbound, below 3/8 bound again;
- * clients already connected go on.  Logs both. */
+/* Guard against running out of descriptors, where libzmq would end the process: call now and then (each loop turn is fine;
+ * it counts at most once in 100 ms).  Above half of RLIMIT_NOFILE the listeners of the calling thread's sockets are unbound,
+ * below 3/8 bound again; clients already connected go on.  Logs both.  A burst between two calls is turned away. */
 void mq_guard_descriptors(struct mq *mq, uint64_t now_ms);
 
 #endif
