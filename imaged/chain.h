@@ -24,9 +24,11 @@ struct chain_layer {
 	struct layer *layer;
 	char *name;   /* owned: as the layer above calls it (the leaf: as attach was asked) */
 	char *path;   /* owned: absolute, resolved */
+	char *opened_as; /* owned: absolute, links not followed; what its header names is looked for from this folder */
 	const char *format; /* "qcow2" or "raw" */
 	dev_t device;
 	ino_t inode;
+	dev_t block_device; /* its own number where the file is a block device, else 0 */
 	uint64_t size;           /* guest bytes of this layer's disk */
 	int64_t mtime_ns;
 };
@@ -36,6 +38,7 @@ struct chain {
 	struct chain_layer layers[CHAIN_MAX];
 	struct qcow2 *leaf; /* layers[0]'s image if it is qcow2, else NULL (a raw leaf) */
 	uint64_t size;      /* guest bytes */
+	bool read_only;     /* as asked for, or a raw leaf whose format was not given */
 };
 
 /* `format` may be NULL: qcow2 by its magic, else raw and read-only.  `read_only`: the leaf gets a reader's locks.  The leaf is
@@ -53,5 +56,12 @@ int MUST_CHECK chain_find(const struct chain *chain, const char *name, struct er
  * is below: ZERO with past_end. */
 int MUST_CHECK chain_map(struct chain *chain, size_t first, size_t end, uint64_t offset, uint64_t length,
 	struct extent *ret_extent, struct err *err);
+
+/* Whether two layers are one file. */
+bool chain_same_file(const struct chain_layer *layer, const struct stat *status);
+
+/* Closes layers [1, end) and lets the rest move up; the first of them is called `name` from then on.  Nobody may be reading
+ * meanwhile.  The files of the rest stay open and locked. */
+void chain_drop(struct chain *chain, size_t end, const char *name);
 
 #endif

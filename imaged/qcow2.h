@@ -23,6 +23,7 @@ struct qcow2_zones;     /* qcow2_zone.c; likewise */
 struct qcow2 {
 	pthread_mutex_t lock;
 	int fd;         /* owned */
+	uint64_t file_size; /* bytes, when last looked at: looked at again before anything is called outside the file */
 	bool writable;
 	bool failed;    /* a flush or metadata write failed: nothing more is written until it is opened anew (invariant 8) */
 	char *path;     /* owned; for messages */
