@@ -17,8 +17,8 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "imaged/chain_names.h"
-#include "imaged/error_kinds.h"
 #include "imaged/file_locks.h"
+#include "schemas/errors.gen.h"
 
 /* L1 tables are kept in memory whole: a chain of hostile ones shall not take all of it. */
 #define CHAIN_L1_BYTES_MAX (UINT64_C(256) << 20)

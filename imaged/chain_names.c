@@ -9,7 +9,7 @@
 
 #include "common/check.h"
 #include "common/cleanup.h"
-#include "imaged/error_kinds.h"
+#include "schemas/errors.gen.h"
 
 char *chain_name_beside(const char *from, const char *name)
 {

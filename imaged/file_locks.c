@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "common/ofd_lock.h"
-#include "imaged/error_kinds.h"
+#include "schemas/errors.gen.h"
 
 #define USES_CONSISTENT_READ	100
 #define USES_WRITE		101

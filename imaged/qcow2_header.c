@@ -14,8 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "imaged/error_kinds.h"
 #include "imaged/qcow2_format.h"
+#include "schemas/errors.gen.h"
 
 #define INCOMPATIBLE_DATA_FILE	 (UINT64_C(1) << 2)
 #define INCOMPATIBLE_COMPRESSION (UINT64_C(1) << 3)

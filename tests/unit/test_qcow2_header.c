@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "imaged/error_kinds.h"
 #include "imaged/qcow2_format.h"
 #include "imaged/qcow2_header.h"
+#include "schemas/errors.gen.h"
 #include "tests/unit/unit.h"
 
 #define CLUSTER	  65536u
