@@ -69,9 +69,9 @@ byte order_cluster[WORKERS + 1];
 bool copied[WORKERS + 1];
 bool seen1[LEASES + 1]; bool seen2[LEASES + 1];  /* lease ids a worker has taken up */
 
-byte deaths = 0, kills = 0, doubled = 0, lost = 0, cancels = 0;
+byte deaths = 0, kills = 0, net = 0, cancels = 0; /* net: messages lost or doubled */
 
-chan orders  = [2] of { byte, byte, byte };      /* worker, lease, cluster */
+chan orders  = [2] of { byte, byte, byte, byte };      /* worker, lease, cluster, join */
 chan reports = [2] of { byte };                  /* lease */
 
 #define SEEN_RIGHT   (map == 0 -> (written == BASE && backed) : content[map] == written)
@@ -92,7 +92,6 @@ inline saw(w, l) { if :: w == 1 -> seen1[l] = true :: else -> seen2[l] = true fi
 #define HAS_SEEN(w, l) (w == 1 -> seen1[l] : seen2[l])
 /* nobody but workers that this imaged knows can write: each lock byte is free or of a join made since its start */
 #define NO_STRANGER ((held_join[1] == 0 || held_join[1] == join_now[1]) && (held_join[2] == 0 || held_join[2] == join_now[2]))
-#define NO_LEASE    (lease_cluster[1] == 0 && lease_cluster[2] == 0)
 
 inline is_kept(c, yes) { /* c is named by the map, a lease or the quarantine */
 	yes = (c == map);
@@ -120,13 +119,13 @@ inline close_leases() {
 
 /* imaged and broker, one step at a time; each step is atomic in one process, and they may fail between steps */
 active proctype system() {
-	byte c, l, w, i; bool yes;
+	byte c, l, w, i, j; bool yes;
 	do
 	/* join: the worker opened and locked the leaf, imaged tested the byte.  Not while it still copies for an older join */
-	:: atomic { next_join <= JOINS && backed ->
+	:: atomic { next_join <= JOINS && backed && !published ->
 		if :: w = 1 :: w = 2 fi;
 		if
-		:: order_lease[w] == 0 -> held_join[w] = next_join; join_now[w] = next_join; next_join++
+		:: held_join[w] == 0 && order_lease[w] == 0 -> held_join[w] = next_join; join_now[w] = next_join; next_join++
 		:: else -> skip
 		fi; w = 0 }
 	/* reserve and send: on disk as in use before the worker hears of it */
@@ -150,13 +149,13 @@ active proctype system() {
 			lease_cluster[l] = c; touched[l] = false;
 			owner[l] = w; lease_join[l] = join_now[w];
 			if
-			:: nfull(orders) -> orders!w, l, c
-			:: lost < 1 -> lost++        /* the order is lost */
+			:: nfull(orders) -> orders!w, l, c, join_now[w]
+			:: net < 1 -> net++        /* the order is lost */
 			fi
 		:: else -> skip
 		fi; l = 0; c = 0; w = 0 }
 	/* an order is doubled on the way (a broker that sends again) */
-	:: atomic { nempty(orders) && nfull(orders) && doubled < 1 -> doubled++; orders?w, l, c; orders!w, l, c; orders!w, l, c; w = 0; l = 0; c = 0 }
+	:: atomic { nempty(orders) && nfull(orders) && net < 1 -> net++; orders?w, l, c, j; orders!w, l, c, j; orders!w, l, c, j; w = 0; l = 0; c = 0; j = 0 }
 	/* a report arrives: commit, only where nothing touched X */
 	:: atomic { nempty(reports) -> reports?l;
 #if MUTANT == 12
@@ -171,7 +170,7 @@ active proctype system() {
 #else
 			:: map == 0 && !touched[l] ->
 #endif
-				map = c;
+				map = c; owner[l] = 0; lease_join[l] = 0; touched[l] = false;
 #if MUTANT == 12
 				ledger_done = true;
 #endif
@@ -182,7 +181,7 @@ active proctype system() {
 			skip                         /* unknown or closed: ignored */
 		fi; l = 0; c = 0 }
 	/* the report is lost */
-	:: atomic { nempty(reports) && lost < 1 -> lost++; reports?l; l = 0 }
+	:: atomic { nempty(reports) && net < 1 -> net++; reports?l; l = 0 }
 	/* a lease runs out: its cluster goes to quarantine */
 	:: atomic { i = 1;
 		do :: i <= LEASES && lease_cluster[i] == 0 -> i++ :: else -> break od;
@@ -205,14 +204,14 @@ active proctype system() {
 #else
 		:: i <= LEASES && held_join[owner[i]] != lease_join[i] ->
 #endif
-			if :: quarantine[i] != map -> in_use[quarantine[i]] = false :: else -> skip fi;
-			quarantine[i] = 0
+			if :: quarantine[i] != map -> in_use[quarantine[i]] = false; content[quarantine[i]] = JUNK :: else -> skip fi;
+			quarantine[i] = 0; owner[i] = 0; lease_join[i] = 0; touched[i] = false
 		:: else -> skip
 		fi; i = 0 }
 	/* imaged dies and starts again: leases, quarantine and joins are forgotten, the disk is not */
-	:: atomic { deaths < 1 -> deaths++;
+	:: atomic { deaths < 1 && !published -> deaths++;
 		i = 1;
-		do :: i <= LEASES -> lease_cluster[i] = 0; touched[i] = false; quarantine[i] = 0; i++ :: else -> break od; i = 0;
+		do :: i <= LEASES -> lease_cluster[i] = 0; touched[i] = false; quarantine[i] = 0; owner[i] = 0; lease_join[i] = 0; i++ :: else -> break od; i = 0;
 		join_now[1] = 0; join_now[2] = 0 }
 	/* leaks are reclaimed once no stranger can write */
 #if MUTANT == 6
@@ -224,7 +223,7 @@ active proctype system() {
 		do
 		:: c <= CLUSTERS ->
 			is_kept(c, yes);
-			if :: !yes -> in_use[c] = false :: else -> skip fi;
+			if :: !yes -> in_use[c] = false; content[c] = JUNK :: else -> skip fi;
 			c++
 		:: else -> break
 		od; c = 0; yes = false }
@@ -274,21 +273,21 @@ active proctype guest() {
 }
 
 proctype worker(byte w) {
-	byte l, c;
+	byte l, c, j;
 	do
 	/* take up an order: never one seen before, only under the join that it holds */
-	:: atomic { order_lease[w] == 0 && orders?[eval(w), l, c] ->
-		orders?eval(w), l, c;
+	:: atomic { order_lease[w] == 0 && orders?[eval(w), l, c, j] ->
+		orders?eval(w), l, c, j;
 		if
 #if MUTANT == 7
-		:: held_join[w] == lease_join[l] -> order_lease[w] = l; order_cluster[w] = c; copied[w] = false
+		:: held_join[w] == j -> order_lease[w] = l; order_cluster[w] = c; copied[w] = false
 #elif MUTANT == 9
 		:: !HAS_SEEN(w, l) -> saw(w, l); order_lease[w] = l; order_cluster[w] = c; copied[w] = false
 #else
-		:: !HAS_SEEN(w, l) && held_join[w] == lease_join[l] && held_join[w] != 0 -> saw(w, l); order_lease[w] = l; order_cluster[w] = c; copied[w] = false
+		:: !HAS_SEEN(w, l) && held_join[w] == j && held_join[w] != 0 -> saw(w, l); order_lease[w] = l; order_cluster[w] = c; copied[w] = false
 #endif
 		:: else -> skip
-		fi; l = 0; c = 0 }
+		fi; l = 0; c = 0; j = 0 }
 	/* copy: the late write, whenever it comes */
 	:: atomic { order_lease[w] != 0 && !copied[w] -> content[order_cluster[w]] = BASE; copied[w] = true }
 	/* report, and never write under this lease again */
