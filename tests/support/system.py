@@ -61,6 +61,16 @@ class System:
                 return False
             raise
 
+    def try_detach(self, device):
+        """Whether it is detached now; False while its imaged is away or its job is just ending."""
+        try:
+            self.client.call("device-detach", 20.0, device=device)
+            return True
+        except CommandError as error:
+            if error.error_class in ("DeviceOffline", "DeviceInUse"):
+                return False
+            raise
+
     def detach(self, device="vda"):
         self.client.call("device-detach", 20.0, device=device)
 
