@@ -14,6 +14,28 @@ static void put_text(struct wire_buffer *buffer, const char *text)
 	wire_buffer_append(buffer, text, strlen(text));
 }
 
+/* The letter after the backslash; 0 where there is none for this byte. */
+static char short_escape(uint8_t byte)
+{
+	switch (byte) {
+	case '"':
+	case '\\':
+		return (char)byte;
+	case '\b':
+		return 'b';
+	case '\f':
+		return 'f';
+	case '\n':
+		return 'n';
+	case '\r':
+		return 'r';
+	case '\t':
+		return 't';
+	default:
+		return 0;
+	}
+}
+
 static void format_str(struct wire_buffer *buffer, const char *bytes, size_t length)
 {
 	char escape[8];
@@ -22,15 +44,13 @@ static void format_str(struct wire_buffer *buffer, const char *bytes, size_t len
 	for (size_t i = 0; i < length; i++) {
 		uint8_t byte = (uint8_t)bytes[i];
 
-		if (byte == '"' || byte == '\\') {
-			wire_buffer_append(buffer, "\\", 1);
-			wire_buffer_append(buffer, &byte, 1);
-		} else if (byte < 0x20 || byte == 0x7f) {
+		if (short_escape(byte))
+			(void)snprintf(escape, sizeof escape, "\\%c", short_escape(byte));
+		else if (byte < 0x20 || byte == 0x7f)
 			(void)snprintf(escape, sizeof escape, "\\u%04x", byte);
-			put_text(buffer, escape);
-		} else {
-			wire_buffer_append(buffer, &byte, 1);
-		}
+		else
+			(void)snprintf(escape, sizeof escape, "%c", byte);
+		put_text(buffer, escape);
 	}
 	put_text(buffer, "\"");
 }

@@ -227,6 +227,7 @@ def _read_field(schemas, file, table):
         field.maximum = {"uint": UINT_MAX, "str": LIST_ITEM_STR_MAX, "counts": UINT_MAX}.get(field.kind, 0)
     else:
         field.maximum = table.get("max", UINT_MAX if field.kind == "uint" else 0)
+        field.maximum = UINT_HARD_MAX if field.maximum == "2^64-1" else field.maximum
     if not 0 <= field.minimum <= max(field.maximum, 0) <= UINT_HARD_MAX and field.kind in ("uint", "str", "bin"):
         raise SchemaError(f"field {field.name}: min {field.minimum}, max {field.maximum}")
     return field
