@@ -36,7 +36,7 @@ static uint64_t piece_length(uint64_t left)
 	uint64_t length = PIECE_MAX;
 
 	if (options.is_seeded) {
-		unsigned bits = (unsigned)rand_r(&options.seed) % 24;
+		unsigned bits = (unsigned)rand_r(&options.seed) % 23; /* up to PIECE_MAX */
 
 		length = ((uint64_t)rand_r(&options.seed) & ((UINT64_C(1) << bits) - 1)) + 1;
 	}
