@@ -123,7 +123,7 @@ uint64_t *l2_cache_add(struct l2_cache *cache, uint64_t table_offset)
 	if (!slot->table)
 		slot->table = must_calloc(1, 1ul << cache->cluster_bits);
 	slot->table_offset = table_offset;
-	slot->recently_used = true;
+	slot->recently_used = false; /* until it is found: one pass over the disk drives nothing else out */
 	slot->next = *bucket;
 	*bucket = i;
 	return slot->table;
