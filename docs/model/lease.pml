@@ -123,14 +123,14 @@ active proctype system() {
 	do
 	/* join: the worker opened and locked the leaf, imaged tested the byte.  Not while it still copies for an older join */
 	:: atomic { next_join <= JOINS && backed && !published ->
-		if :: w = 1 :: w = 2 fi;
+		if :: w = 1 :: next_join > 1 -> w = 2 fi; /* workers are alike: the first join is worker 1's */
 		if
 		:: held_join[w] == 0 && order_lease[w] == 0 -> held_join[w] = next_join; join_now[w] = next_join; next_join++
 		:: else -> skip
 		fi; w = 0 }
 	/* reserve and send: on disk as in use before the worker hears of it */
 	:: atomic { next_lease <= LEASES && map == 0 && backed && job_open ->
-		if :: w = 1 :: w = 2 fi;
+		if :: w = 1 :: next_lease > 1 -> w = 2 fi;
 #if MUTANT != 9
 		if
 		:: join_now[w] != 0 -> pick_free(c)
