@@ -21,6 +21,7 @@
 #include "common/io.h"
 #include "imaged/qcow2_format.h"
 #include "imaged/qcow2_l2_cache.h"
+#include "imaged/qcow2_update.h"
 
 /* One look-up reads no more tables than this: it holds the lock. */
 #define TABLES_PER_MAP 16
@@ -89,6 +90,7 @@ void qcow2_free(struct qcow2 *image)
 {
 	if (!image)
 		return;
+	qcow2_stop_writing(image);
 	l2_cache_free(image->l2);
 	free(image->l1);
 	free(image->path);

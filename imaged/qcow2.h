@@ -19,6 +19,8 @@
 struct l2_cache;        /* qcow2_l2_cache.c */
 struct qcow2_refcounts; /* qcow2_refcount.c; NULL where the file is open for reading */
 struct qcow2_zones;     /* qcow2_zone.c; likewise */
+struct qcow2_head;      /* qcow2_head.c; likewise */
+struct qcow2_tables;    /* qcow2_tables.c; likewise */
 
 struct qcow2 {
 	pthread_mutex_t lock;
@@ -32,6 +34,8 @@ struct qcow2 {
 	struct l2_cache *l2;
 	struct qcow2_refcounts *refcounts;
 	struct qcow2_zones *zones;
+	struct qcow2_head *head;
+	struct qcow2_tables *tables;
 };
 
 /* L1 and L2 entries, "Cluster mapping" of the specification. */

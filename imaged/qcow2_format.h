@@ -44,6 +44,8 @@
 /* Ours, "Slz1": the zones that were open when the header was written, a list of (be64 first host byte, be64 bytes). */
 #define QCOW2_EXTENSION_ZONE_HINT UINT32_C(0x536c7a31)
 #define QCOW2_ZONE_HINT_ENTRY	  16
+/* Ours, "Slz0": no meaning; it keeps the place of an extension that is no longer needed. */
+#define QCOW2_EXTENSION_PAD UINT32_C(0x536c7a30)
 
 #define QCOW2_CLUSTER_BITS_MIN	 9
 #define QCOW2_CLUSTER_BITS_MAX	 21

@@ -315,6 +315,7 @@ static int parse_extension(struct qcow2_header *header, const unsigned char *byt
 		return 0;
 	case QCOW2_EXTENSION_FEATURE_NAMES:
 	case QCOW2_EXTENSION_DATA_FILE:
+	case QCOW2_EXTENSION_PAD:
 		return 0;
 	}
 	header->has_unknown_extensions = true;

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which L2 tables are the active disk's own, so that their entries may be written in place.
+ *
+ * The flag in an L1 entry is not believed: a table is owned once its count was read and is 1, or once it was made here. */
+#ifndef SLUICE_IMAGED_QCOW2_TABLES_H
+#define SLUICE_IMAGED_QCOW2_TABLES_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "imaged/qcow2.h"
+
+struct qcow2_tables {
+	/* Held by whoever makes or copies tables, across flushes; taken before the structure lock and the image's. */
+	pthread_mutex_t lock;
+	unsigned char *owned; /* owned; a bit an L1 entry; guarded by the image's lock */
+};
+
+void qcow2_tables_load(struct qcow2 *image);
+void qcow2_tables_free(struct qcow2_tables *tables);
+/* With the image's lock held. */
+bool qcow2_table_is_owned(const struct qcow2 *image, uint64_t l1_index);
+
+#endif

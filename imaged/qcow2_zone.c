@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making a zone:
+ *
+ *   hint names it, space allocated, new refcount blocks (and table) written   flush
+ *   counts in old blocks, entries of the refcount table written               flush
+ *   (a new refcount table only: the header's pointer written                  flush, the old table's counts lowered)
+ *   its clusters are free to use
+ *
+ * A crash before the end leaves a range that nothing refers to, named by the hint. */
+#include "imaged/qcow2_zone.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "common/check.h"
+#include "imaged/qcow2_format.h"
+#include "imaged/qcow2_refcount.h"
+#include "imaged/qcow2_update.h"
+#include "schemas/errors.gen.h"
+
+int qcow2_zones_load(struct qcow2 *image, struct err *err)
+{
+	struct qcow2_zones *zones = must_calloc(1, sizeof(*zones));
+	uint64_t cluster = image->header.cluster_size, used = 0;
+	struct stat status;
+	int outcome;
+
+	pthread_mutex_lock(&image->lock);
+	outcome = qcow2_refcounts_end(image, &used, err);
+	pthread_mutex_unlock(&image->lock);
+	if (outcome == 0 && fstat(image->fd, &status) < 0)
+		outcome = err_set_errno(err, errno, "%s: cannot ask for its size", image->path);
+	if (outcome < 0) {
+		free(zones);
+		return -1;
+	}
+	zones->end = ((uint64_t)status.st_size + cluster - 1) / cluster;
+	if (zones->end < used)
+		zones->end = used;
+	zones->begin = zones->floor = zones->end;
+	zones->next_bytes = ZONE_BYTES_MIN;
+	if (zones->next_bytes < ZONE_CLUSTERS_MIN * cluster)
+		zones->next_bytes = ZONE_CLUSTERS_MIN * cluster;
+	zones->left_behind = must_calloc(ZONE_WINDOWS_MAX, sizeof(*zones->left_behind));
+	zones->left_behind_count = qcow2_head_windows(image, zones->left_behind);
+	image->zones = zones;
+	return 0;
+}
+
+void qcow2_zones_free(struct qcow2_zones *zones)
+{
+	if (!zones)
+		return;
+	run_set_done(&zones->free);
+	free(zones->zones);
+	free(zones->left_behind);
+	free(zones);
+}
+
+/* The zone that holds the cluster. */
+static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
+{
+	size_t low = 0, high = zones->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (zones->zones[middle].end > cluster)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	bug_if(low == zones->count || zones->zones[low].first > cluster);
+	return &zones->zones[low];
+}
+
+static void no_longer_outstanding(struct qcow2_zones *zones, uint64_t first, uint64_t count)
+{
+	while (count > 0) {
+		struct zone *zone = zone_of(zones, first);
+		uint64_t here = zone->end - first < count ? zone->end - first : count;
+
+		bug_if(zone->outstanding < here);
+		zone->outstanding -= here;
+		first += here;
+		count -= here;
+	}
+}
+
+void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count)
+{
+	bug_if(run_set_overlaps(&image->zones->free, first, count));
+	no_longer_outstanding(image->zones, first, count);
+}
+
+void qcow2_zone_shed(struct qcow2 *image, uint64_t first, uint64_t count)
+{
+	run_set_remove(&image->zones->free, first, count);
+	no_longer_outstanding(image->zones, first, count);
+}
+
+void qcow2_zone_end_at(struct qcow2 *image, uint64_t end)
+{
+	struct qcow2_zones *zones = image->zones;
+
+	while (zones->count > 0 && zones->zones[zones->count - 1].first >= end)
+		bug_if(zones->zones[--zones->count].outstanding != 0);
+	if (zones->count > 0 && zones->zones[zones->count - 1].end > end)
+		zones->zones[zones->count - 1].end = end;
+	zones->end = end;
+}
+
+uint64_t qcow2_zone_take(struct qcow2 *image, uint64_t count, uint64_t *ret_first)
+{
+	struct run_set *set = &image->zones->free;
+	const struct run *best = run_set_best(set, count);
+	struct run taken;
+
+	if (best)
+		taken = (struct run){best->first, count};
+	else if (run_set_largest(set, &taken, 1) == 0)
+		return 0;
+	run_set_remove(set, taken.first, taken.count);
+	*ret_first = taken.first;
+	return taken.count;
+}
+
+static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end)
+{
+	struct qcow2_zones *zones = image->zones;
+
+	if (zones->count == zones->capacity) {
+		zones->capacity = zones->capacity ? zones->capacity * 2 : 8;
+		zones->zones = must_realloc(zones->zones, zones->capacity, sizeof(*zones->zones));
+	}
+	zones->zones[zones->count++] =
+		(struct zone){.first = first, .end = end, .outstanding = end - first};
+	zones->last_clusters = end - first;
+	run_set_add(&zones->free, first, end - first);
+}
+
+void qcow2_zone_expect_leaks(struct qcow2 *image, uint64_t offset, uint64_t length)
+{
+	struct qcow2_zones *zones = image->zones;
+
+	zones->passing[zones->passing_count++] = (struct zone_window){offset, length};
+	zones->passing_count =
+		zone_windows_join(zones->passing, zones->passing_count, ZONE_WINDOWS_MAX);
+	zones->lowering++;
+}
+
+void qcow2_zone_leaks_over(struct qcow2 *image)
+{
+	bug_if(image->zones->lowering == 0);
+	image->zones->lowering--;
+}
+
+void qcow2_zone_begin_settling(struct qcow2 *image)
+{
+	struct qcow2_zones *zones = image->zones;
+
+	if (zones->lowering == 0 && zones->settling_count == 0) {
+		memcpy(zones->settling, zones->passing, sizeof(zones->settling));
+		zones->settling_count = zones->passing_count;
+		zones->passing_count = 0;
+	}
+	pthread_mutex_lock(&image->lock);
+	for (size_t i = 0; i < zones->count; i++)
+		zones->zones[i].is_settling = zones->zones[i].outstanding == 0;
+	pthread_mutex_unlock(&image->lock);
+}
+
+void qcow2_zone_settled(struct qcow2 *image)
+{
+	struct qcow2_zones *zones = image->zones;
+	size_t kept = 0;
+
+	zones->settling_count = 0;
+	pthread_mutex_lock(&image->lock);
+	for (size_t i = 0; i < zones->count; i++) {
+		if (!zones->zones[i].is_settling)
+			zones->zones[kept++] = zones->zones[i];
+	}
+	zones->count = kept;
+	pthread_mutex_unlock(&image->lock);
+}
+
+int qcow2_zone_write_hint(struct qcow2 *image, const struct zone_window *more, struct err *err)
+{
+	struct qcow2_zones *zones = image->zones;
+	unsigned bits = image->header.cluster_bits;
+	struct zone_window *windows;
+	unsigned count = 0;
+	int outcome;
+
+	pthread_mutex_lock(&image->lock);
+	windows = must_calloc(zones->count + zones->left_behind_count + 2 * ZONE_WINDOWS_MAX + 1,
+		sizeof(*windows));
+	for (size_t i = 0; i < zones->count; i++)
+		windows[count++] = (struct zone_window){zones->zones[i].first << bits,
+			(zones->zones[i].end - zones->zones[i].first) << bits};
+	pthread_mutex_unlock(&image->lock);
+	for (unsigned i = 0; i < zones->left_behind_count; i++)
+		windows[count++] = zones->left_behind[i];
+	for (unsigned i = 0; i < zones->passing_count; i++)
+		windows[count++] = zones->passing[i];
+	for (unsigned i = 0; i < zones->settling_count; i++)
+		windows[count++] = zones->settling[i];
+	if (more)
+		windows[count++] = *more;
+	outcome = qcow2_head_set_windows(image, windows, count, err);
+	free(windows);
+	return outcome;
+}
+
+/* How large the zone should be, in clusters: what was asked for, at least the next size, at most an eighth of what is free. */
+static uint64_t clusters_for_zone(struct qcow2 *image, uint64_t want)
+{
+	uint64_t bytes = image->zones->next_bytes, wanted = want << image->header.cluster_bits;
+	struct statvfs file_system;
+
+	while (bytes < wanted && bytes < ZONE_BYTES_MAX)
+		bytes *= 2;
+	if (bytes > ZONE_BYTES_MAX)
+		bytes = ZONE_BYTES_MAX;
+	if (fstatvfs(image->fd, &file_system) == 0) {
+		uint64_t share = (uint64_t)file_system.f_bavail * file_system.f_frsize / 8;
+
+		if (bytes > share)
+			bytes = share;
+	}
+	return bytes >> image->header.cluster_bits ? bytes >> image->header.cluster_bits : 1;
+}
+
+/* Space for [first, end): allocated where the file system can, else only the file's length. */
+static int extend_file(struct qcow2 *image, uint64_t first, uint64_t end)
+{
+	off_t from = (off_t)(first << image->header.cluster_bits);
+	off_t to = (off_t)(end << image->header.cluster_bits);
+
+	if (fallocate(image->fd, 0, from, to - from) == 0)
+		return 0;
+	if (errno != EOPNOTSUPP && errno != ENOSYS)
+		return -1;
+	return ftruncate(image->fd, to);
+}
+
+/* What a failed attempt added goes again; the file is no shorter than before. */
+static void cut_back(struct qcow2 *image, uint64_t size_before)
+{
+	struct stat status;
+
+	if (fstat(image->fd, &status) == 0 && (uint64_t)status.st_size > size_before &&
+		ftruncate(image->fd, (off_t)size_before) < 0)
+		return; /* longer than needed does no harm */
+}
+
+static int no_space(struct qcow2 *image, struct err *err)
+{
+	err_set_kind(err, ERROR_CLASS_NO_SPACE,
+		"%s: the file system has no space for another cluster", image->path);
+	if (err)
+		err->number = ENOSPC;
+	return -1;
+}
+
+/* Plans the range and gets space for it, smaller where the file system is short. */
+static int find_room(
+	struct qcow2 *image, uint64_t want, struct refcount_growth *growth, struct err *err)
+{
+	uint64_t clusters = clusters_for_zone(image, want);
+	uint64_t size_before = image->zones->end << image->header.cluster_bits;
+
+	for (;; clusters /= 2) {
+		struct zone_window window;
+		int outcome;
+
+		if (clusters == 0)
+			return no_space(image, err);
+		pthread_mutex_lock(&image->lock);
+		outcome = qcow2_refcount_plan(
+			image, image->zones->end, clusters, NULL, 0, growth, err);
+		pthread_mutex_unlock(&image->lock);
+		if (outcome < 0)
+			return -1;
+		window.offset = growth->first << image->header.cluster_bits;
+		window.length = (growth->end - growth->first) << image->header.cluster_bits;
+		if (growth->table_clusters > 0) {
+			qcow2_zone_expect_leaks(image, image->header.refcount_table_offset,
+				image->header.refcount_table_clusters * image->header.cluster_size);
+			qcow2_zone_leaks_over(image); /* nothing settles before this zone is made */
+		}
+		if (qcow2_zone_write_hint(image, &window, err) < 0)
+			return -1;
+		if (extend_file(image, growth->first, growth->end) == 0)
+			return 0;
+		if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG)
+			return err_set_errno(err, errno, "%s: cannot allocate space", image->path);
+		cut_back(image, size_before);
+	}
+}
+
+static bool has_failed(struct qcow2 *image)
+{
+	bool failed;
+
+	pthread_mutex_lock(&image->lock);
+	failed = image->failed;
+	pthread_mutex_unlock(&image->lock);
+	return failed;
+}
+
+static int make_locked(struct qcow2 *image, uint64_t want, struct err *err)
+{
+	struct qcow2_zones *zones = image->zones;
+	struct refcount_growth growth;
+	uint64_t most = ZONE_BYTES_MAX >> image->header.cluster_bits;
+
+	if (has_failed(image))
+		return err_set_errno(
+			err, EIO, "%s has failed and must be opened anew", image->path);
+	qcow2_zone_begin_settling(image);
+	if (find_room(image, want, &growth, err) < 0)
+		return -1;
+	if (qcow2_refcount_grow(image, &growth, err) < 0) {
+		if (!has_failed(image))
+			cut_back(image, zones->end << image->header.cluster_bits);
+		return -1;
+	}
+	qcow2_zone_settled(image);
+	pthread_mutex_lock(&image->lock);
+	zones->end = growth.end;
+	add_zone(image, growth.usable, growth.end);
+	zones->is_tight = growth.end - growth.usable < (want < most ? want : most);
+	if (zones->next_bytes < ZONE_BYTES_MAX)
+		zones->next_bytes *= 2;
+	pthread_mutex_unlock(&image->lock);
+	return 0;
+}
+
+int qcow2_zone_make(struct qcow2 *image, uint64_t want, struct err *err)
+{
+	bool is_there;
+	int outcome = 0;
+
+	pthread_mutex_lock(&image->head->lock);
+	pthread_mutex_lock(&image->lock); /* somebody else may have made one meanwhile */
+	is_there = run_set_best(&image->zones->free, want) != NULL;
+	pthread_mutex_unlock(&image->lock);
+	if (!is_there)
+		outcome = make_locked(image, want, err);
+	pthread_mutex_unlock(&image->head->lock);
+	return outcome;
+}
+
+bool qcow2_zone_wanted(struct qcow2 *image)
+{
+	const struct qcow2_zones *zones = image->zones;
+	bool wanted;
+
+	pthread_mutex_lock(&image->lock);
+	wanted = !image->failed && !zones->is_tight && zones->free.total < zones->last_clusters / 2;
+	pthread_mutex_unlock(&image->lock);
+	return wanted;
+}
+
+int qcow2_zone_make_ready(struct qcow2 *image, struct err *err)
+{
+	if (!qcow2_zone_wanted(image) ||
+		qcow2_zone_make(image, image->zones->last_clusters, err) == 0)
+		return 0;
+	if (has_failed(image))
+		return -1;
+	pthread_mutex_lock(&image->lock);
+	image->zones->is_tight = true;
+	pthread_mutex_unlock(&image->lock);
+	return 0;
+}

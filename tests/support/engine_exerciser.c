@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Does to a leaf what streaming does to it, by a random plan of a printed seed, and keeps a raw file beside it up to date with what
+ * a guest must read: for tests, which let other programs judge the leaf.
+ *
+ *   engine_exerciser LEAF SHADOW [--seed N] [--steps N] [--copy] [--switch NAME FORMAT] [--keep] [--no-trim] [--all] [--time]
+ *
+ * --copy: writes only what the shadow says already, so that the content is right whenever the process ends.  --all: copies every
+ * cluster that the leaf lacks at the end (and --switch to nothing is allowed then).  --keep: ends with reservations held.
+ * --no-trim: ends without giving anything back.  --time: prints how long reserving takes.  Without steps it only opens, trims
+ * and closes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/check.h"
+#include "common/io.h"
+#include "imaged/qcow2.h"
+#include "imaged/qcow2_update.h"
+
+#define HELD_MAX 8
+#define RUNS_MAX 16
+
+/* A range whose clusters are reserved and written, but not mapped yet. */
+struct held {
+	uint64_t offset; /* guest */
+	struct cluster_run runs[RUNS_MAX];
+	unsigned runs_count;
+};
+
+static struct {
+	struct qcow2 *image;
+	int shadow;
+	uint64_t seed, steps;
+	bool is_copy, keeps, trims, copies_all, is_timed;
+	const char *switch_name, *switch_format;
+	struct held held[HELD_MAX];
+	unsigned held_count;
+	unsigned char *visited; /* clusters of the last range that a zero mapping took */
+	uint64_t visited_offset;
+	unsigned skip_percent;
+} run = {.seed = 1, .trims = true};
+
+static void fail(const char *what, const struct err *err)
+{
+	fprintf(stderr, "engine_exerciser: seed %llu: %s: %s\n", (unsigned long long)run.seed, what,
+		err ? err->text : strerror(errno));
+	exit(1);
+}
+
+static uint64_t random_number(void)
+{
+	static uint64_t state;
+
+	if (state == 0)
+		state = run.seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+static uint64_t below(uint64_t limit)
+{
+	return random_number() % limit;
+}
+
+static uint64_t cluster_size(void)
+{
+	return run.image->header.cluster_size;
+}
+
+/* A random range of whole clusters; the last one may reach past the disk's end. */
+static void random_range(uint64_t *ret_offset, uint64_t *ret_length)
+{
+	uint64_t clusters = (run.image->header.disk_size + cluster_size() - 1) / cluster_size();
+	uint64_t first = below(clusters), most = below(4) == 0 ? 512 : 16;
+	uint64_t count = 1 + below(most);
+
+	if (most * cluster_size() > (UINT64_C(32) << 20))
+		count = 1 + below(8);
+	if (count > clusters - first)
+		count = clusters - first;
+	*ret_offset = first * cluster_size();
+	*ret_length = count * cluster_size();
+}
+
+/* The guest's bytes of a cluster: what the shadow has, or something new. */
+static void fill(unsigned char *bytes, uint64_t guest)
+{
+	memset(bytes, 0, cluster_size());
+	if (run.is_copy) {
+		if (pread_up_to(run.shadow, bytes, cluster_size(), guest) < 0)
+			fail("reading the shadow", NULL);
+		return;
+	}
+	for (uint64_t i = 0; i < cluster_size(); i += 8) {
+		uint64_t word = random_number();
+
+		memcpy(bytes + i, &word, 8);
+	}
+}
+
+static void write_shadow(const unsigned char *bytes, uint64_t guest)
+{
+	uint64_t length = run.image->header.disk_size - guest;
+
+	if (length > cluster_size())
+		length = cluster_size();
+	if (!run.is_copy && pwrite_full(run.shadow, bytes, length, guest) < 0)
+		fail("writing the shadow", NULL);
+}
+
+static bool random_skip(void *owner, uint64_t guest)
+{
+	(void)owner;
+	(void)guest;
+	return below(100) < run.skip_percent;
+}
+
+static void release_unmapped(const struct cluster_run *run_of, const unsigned char *bitmap)
+{
+	uint64_t count = run_of->length / cluster_size();
+
+	for (uint64_t i = 0; i < count; i++) {
+		if (!(bitmap[i / 8] >> (i % 8) & 1))
+			qcow2_release(
+				run.image, run_of->offset + i * cluster_size(), cluster_size());
+	}
+}
+
+static void map_held(struct held *held)
+{
+	unsigned char *bitmap, *bytes = must_calloc(1, cluster_size());
+	uint64_t guest = held->offset, mapped;
+	struct err err;
+
+	for (unsigned i = 0; i < held->runs_count; i++) {
+		const struct cluster_run *one = &held->runs[i];
+		uint64_t count = one->length / cluster_size(), seen = 0;
+
+		bitmap = must_calloc(count / 8 + 1, 1);
+		if (qcow2_prepare_tables(run.image, guest, one->length, &err) < 0)
+			fail("preparing tables", &err);
+		if (qcow2_map_clusters(run.image, guest, one->length, one->offset, random_skip,
+			    NULL, &mapped, bitmap, &err) < 0)
+			fail("mapping", &err);
+		for (uint64_t k = 0; k < count; k++) {
+			if (!(bitmap[k / 8] >> (k % 8) & 1))
+				continue;
+			seen += cluster_size();
+			if (pread_full(run.image->fd, bytes, cluster_size(),
+				    one->offset + k * cluster_size()) < 0)
+				fail("reading a mapped cluster", NULL);
+			write_shadow(bytes, guest + k * cluster_size());
+		}
+		if (seen != mapped) {
+			snprintf(err.text, sizeof(err.text),
+				"%llu bytes mapped, %llu in the bitmap", (unsigned long long)mapped,
+				(unsigned long long)seen);
+			fail("mapping", &err);
+		}
+		release_unmapped(one, bitmap);
+		free(bitmap);
+		guest += one->length;
+	}
+	free(bytes);
+}
+
+static void release_held(const struct held *held)
+{
+	for (unsigned i = 0; i < held->runs_count; i++)
+		qcow2_release(run.image, held->runs[i].offset, held->runs[i].length);
+}
+
+/* Reserves and writes a range; what is held is mapped, given back or kept for later. */
+static void copy_range(uint64_t offset, uint64_t length)
+{
+	struct held held = {.offset = offset};
+	unsigned char *bytes = must_calloc(1, cluster_size());
+	uint64_t guest = offset;
+	struct err err;
+
+	if (qcow2_reserve(run.image, length, held.runs, 1 + (unsigned)below(RUNS_MAX),
+		    &held.runs_count, &err) < 0)
+		fail("reserving", &err);
+	for (unsigned i = 0; i < held.runs_count; i++) {
+		for (uint64_t at = 0; at < held.runs[i].length; at += cluster_size()) {
+			fill(bytes, guest);
+			if (pwrite_full(run.image->fd, bytes, cluster_size(),
+				    held.runs[i].offset + at) < 0)
+				fail("writing a reserved cluster", NULL);
+			guest += cluster_size();
+		}
+	}
+	free(bytes);
+	if (fdatasync(run.image->fd) < 0)
+		fail("flushing", NULL);
+	if (run.held_count < HELD_MAX && below(4) == 0)
+		run.held[run.held_count++] = held;
+	else if (below(8) == 0)
+		release_held(&held);
+	else
+		map_held(&held);
+}
+
+static void map_one_held(void)
+{
+	unsigned which;
+
+	if (run.held_count == 0)
+		return;
+	which = (unsigned)below(run.held_count);
+	if (below(4) == 0)
+		release_held(&run.held[which]);
+	else
+		map_held(&run.held[which]);
+	run.held[which] = run.held[--run.held_count];
+}
+
+static bool remember_visit(void *owner, uint64_t guest)
+{
+	uint64_t i = (guest - run.visited_offset) / cluster_size();
+
+	(void)owner;
+	if (below(100) < run.skip_percent)
+		return true;
+	run.visited[i] = 1;
+	return false;
+}
+
+/* Explicit zeroes; where the content must stay, only over what reads as zeroes. */
+static void zero_range(uint64_t offset, uint64_t length)
+{
+	uint64_t count = length / cluster_size(), mapped, seen = 0;
+	unsigned char *zeroes = must_calloc(1, cluster_size());
+	struct err err;
+
+	if (run.image->header.version < 3 || run.is_copy) {
+		free(zeroes);
+		return;
+	}
+	run.visited = must_calloc(count, 1);
+	run.visited_offset = offset;
+	if (qcow2_prepare_tables(run.image, offset, length, &err) < 0)
+		fail("preparing tables", &err);
+	if (qcow2_map_zeroes(run.image, offset, length, remember_visit, NULL, &mapped, &err) < 0)
+		fail("mapping zeroes", &err);
+	for (uint64_t i = 0; i < count; i++) {
+		seen += run.visited[i] * cluster_size();
+		if (run.visited[i])
+			write_shadow(zeroes, offset + i * cluster_size());
+	}
+	if (seen != mapped)
+		fail("mapping zeroes: the sum differs", NULL);
+	free(run.visited);
+	free(zeroes);
+}
+
+static void step(void)
+{
+	uint64_t offset, length, choice = below(100);
+	struct err err;
+
+	random_range(&offset, &length);
+	if (choice < 60)
+		copy_range(offset, length);
+	else if (choice < 75)
+		map_one_held();
+	else if (choice < 90)
+		zero_range(offset, length);
+	else if (choice < 95 && qcow2_flush(run.image, &err) < 0)
+		fail("flushing", &err);
+	else if (choice >= 95 && qcow2_trim(run.image, false, &err) < 0)
+		fail("trimming", &err);
+}
+
+/* The rest of the disk, so that nothing below is needed. */
+static void copy_all(void)
+{
+	uint64_t offset = 0, size = run.image->header.disk_size;
+	struct extent extent;
+	struct err err;
+
+	run.skip_percent = 0;
+	while (offset < size) {
+		uint64_t end, at;
+
+		if (qcow2_map(run.image, offset, size - offset, &extent, &err) < 0)
+			fail("looking up", &err);
+		end = offset + extent.length;
+		while (extent.kind == EXTENT_ABSENT && offset < end) {
+			struct held held = {.offset = offset};
+			uint64_t length = (end - offset + cluster_size() - 1) / cluster_size() *
+					  cluster_size();
+			unsigned char *bytes = must_calloc(1, cluster_size());
+
+			if (length > cluster_size() * 64)
+				length = cluster_size() * 64;
+			if (qcow2_reserve(run.image, length, held.runs, RUNS_MAX, &held.runs_count,
+				    &err) < 0)
+				fail("reserving", &err);
+			for (unsigned i = 0; i < held.runs_count; i++) {
+				for (at = 0; at < held.runs[i].length; at += cluster_size()) {
+					fill(bytes, offset);
+					if (pwrite_full(run.image->fd, bytes, cluster_size(),
+						    held.runs[i].offset + at) < 0)
+						fail("writing", NULL);
+					offset += cluster_size();
+				}
+			}
+			free(bytes);
+			if (fdatasync(run.image->fd) < 0)
+				fail("flushing", NULL);
+			map_held(&held);
+		}
+		offset = end;
+	}
+}
+
+static double milliseconds_since(const struct timespec *begin)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - begin->tv_sec) * 1e3 +
+	       (double)(now.tv_nsec - begin->tv_nsec) / 1e6;
+}
+
+/* Reserves and maps 64 MiB again and again. */
+static void measure(void)
+{
+	const uint64_t length = UINT64_C(64) << 20;
+
+	for (uint64_t offset = 0; offset + length <= run.image->header.disk_size;
+		offset += length) {
+		struct cluster_run runs[RUNS_MAX];
+		uint64_t mapped, guest = offset;
+		struct timespec begin;
+		double reserving, preparing;
+		unsigned count;
+		struct err err;
+
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		if (qcow2_reserve(run.image, length, runs, RUNS_MAX, &count, &err) < 0)
+			fail("reserving", &err);
+		reserving = milliseconds_since(&begin);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		if (qcow2_prepare_tables(run.image, offset, length, &err) < 0)
+			fail("preparing", &err);
+		preparing = milliseconds_since(&begin);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		for (unsigned i = 0; i < count; i++) {
+			if (qcow2_map_clusters(run.image, guest, runs[i].length, runs[i].offset,
+				    NULL, NULL, &mapped, NULL, &err) < 0)
+				fail("mapping", &err);
+			guest += runs[i].length;
+		}
+		printf("reserve %.3f ms (%u runs), tables %.3f ms, map %.3f ms\n", reserving, count,
+			preparing, milliseconds_since(&begin));
+	}
+}
+
+static void parse(int count, char **arguments)
+{
+	for (int i = 3; i < count; i++) {
+		if (strcmp(arguments[i], "--seed") == 0 && i + 1 < count)
+			run.seed = strtoull(arguments[++i], NULL, 10);
+		else if (strcmp(arguments[i], "--steps") == 0 && i + 1 < count)
+			run.steps = strtoull(arguments[++i], NULL, 10);
+		else if (strcmp(arguments[i], "--copy") == 0)
+			run.is_copy = true;
+		else if (strcmp(arguments[i], "--keep") == 0)
+			run.keeps = true;
+		else if (strcmp(arguments[i], "--no-trim") == 0)
+			run.trims = false;
+		else if (strcmp(arguments[i], "--all") == 0)
+			run.copies_all = true;
+		else if (strcmp(arguments[i], "--time") == 0)
+			run.is_timed = true;
+		else if (strcmp(arguments[i], "--switch") == 0 && i + 2 < count) {
+			run.switch_name = arguments[++i];
+			run.switch_format = arguments[++i];
+		} else {
+			fprintf(stderr, "engine_exerciser: what is %s?\n", arguments[i]);
+			exit(2);
+		}
+	}
+}
+
+static void open_leaf(const char *path, const char *shadow)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	struct err err;
+
+	run.shadow = open(shadow, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || run.shadow < 0)
+		fail(path, NULL);
+	if (qcow2_open(fd, path, &run.image, &err) < 0)
+		fail("opening", &err);
+	if (qcow2_make_writable(run.image, &err) < 0)
+		fail("making it writable", &err);
+}
+
+int main(int count, char **arguments)
+{
+	struct err err;
+
+	if (count < 3) {
+		fprintf(stderr, "usage: engine_exerciser LEAF SHADOW [options]\n");
+		return 2;
+	}
+	parse(count, arguments);
+	open_leaf(arguments[1], arguments[2]);
+	run.skip_percent = (unsigned)below(30);
+	if (run.switch_name &&
+		qcow2_check_backing(run.image, run.switch_name, run.switch_format, &err) < 0)
+		fail("checking the backing file", &err);
+	for (uint64_t i = 0; i < run.steps; i++)
+		step();
+	if (run.is_timed)
+		measure();
+	if (run.copies_all)
+		copy_all();
+	while (!run.keeps && run.held_count > 0)
+		map_one_held();
+	if (qcow2_flush(run.image, &err) < 0)
+		fail("flushing", &err);
+	if (run.switch_name &&
+		qcow2_switch_backing(run.image, run.switch_name, run.switch_format, &err) < 0)
+		fail("switching the backing file", &err);
+	if (run.trims && qcow2_trim(run.image, true, &err) < 0)
+		fail("trimming", &err);
+	qcow2_free(run.image);
+	return 0;
+}
