@@ -2,7 +2,7 @@
 /* ZeroMQ sockets, tamed.
  *
  * What libzmq would do by itself and must not is prevented here: wait (every call is DONTWAIT), keep a process from
- * ending (LINGER 0), swallow messages to strangers (ROUTER_MANDATORY), hand a connection's identity to another
+ * ending (LINGER 0, or as short as the owner says), swallow messages to strangers (ROUTER_MANDATORY), hand a connection's identity to another
  * (no HANDOVER), take a living broker's socket file away (it unlinks before it binds), allocate what a peer announces
  * (MAXMSGSIZE).  The listeners, and the guard that keeps them from running out of descriptors, are in mq_listen.c. */
 #include "common/mq.h"
@@ -82,7 +82,7 @@ static int set_options(struct mq_socket *socket, const struct mq_options *option
 				      ? (int64_t)options->max_frame_bytes
 				      : DEFAULT_FRAME_BYTES;
 
-	if (set_number(socket, ZMQ_LINGER, 0) < 0 ||
+	if (set_number(socket, ZMQ_LINGER, options ? options->linger_ms : 0) < 0 ||
 		zmq_setsockopt(socket->handle, ZMQ_MAXMSGSIZE, &frame_bytes, sizeof frame_bytes) <
 			0 ||
 		set_number(socket, ZMQ_SNDHWM, queue) < 0 ||

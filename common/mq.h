@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ZeroMQ sockets as Sluice uses them; the only part of the project that includes zmq.h.
  *
- * Nothing here ever blocks: a send to a peer that is gone or full says so.  LINGER is 0, ROUTERs are MANDATORY and never
+ * Nothing here ever blocks: a send to a peer that is gone or full says so.  LINGER is 0 unless asked for, ROUTERs are MANDATORY and never
  * HANDOVER; a routing id is a handle of a connection, never an identity.  One context per process; a socket belongs to the
  * thread that made it. */
 #ifndef SLUICE_COMMON_MQ_H
@@ -25,6 +25,7 @@ struct mq_options {
 	/* DEALER: nothing is queued for a peer that is not connected; sends say MQ_PEER_FULL until then, and what was
 	 * queued for a connection ends with it. */
 	bool only_when_connected;
+	int linger_ms; /* how long freeing the context waits for what was sent to leave; 0: what has not left is lost */
 };
 
 #define MQ_FRAMES_MAX	      10  /* routing id, up to 8 envelope frames, body */
