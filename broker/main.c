@@ -56,14 +56,13 @@ static void read_options(int argc, char **argv, struct settings *settings)
 {
 	const struct option table[] = {
 		{"commands", OPTION_LIST, &settings->commands, "ENDPOINT",
-			"Take commands there (repeatable; default ipc://R/commands).", 0, 0, false},
+			"Take commands there (default ipc://R/commands).", 0, 0, false},
 		{"events", OPTION_LIST, &settings->events, "ENDPOINT",
-			"Publish events there (repeatable; default ipc://R/events).", 0, 0, false},
+			"Publish events there (default ipc://R/events).", 0, 0, false},
 		{"workers", OPTION_LIST, &settings->workers, "ENDPOINT",
-			"Workers connect there (repeatable; default ipc://R/workers).", 0, 0,
-			false},
+			"Workers connect there (default ipc://R/workers).", 0, 0, false},
 		{"images", OPTION_LIST, &settings->images, "ENDPOINT",
-			"Imageds connect there (repeatable; default ipc://R/images).", 0, 0, false},
+			"Imageds connect there (default ipc://R/images).", 0, 0, false},
 		{"state", OPTION_TEXT, &settings->state, "DIR",
 			"Keep jobs and events there, on a local disk (default S).", 0, 0, false},
 		{"speed", OPTION_NUMBER, &settings->speed, "N",
