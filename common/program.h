@@ -8,7 +8,7 @@
 #include "common/attributes.h"
 #include "common/err.h"
 
-/* First thing in main, before any thread: blocks SIGTERM and SIGINT (the loop reads them), ignores SIGPIPE, raises
+/* First thing in main, before any thread: blocks SIGTERM and SIGINT (the loop reads them), ignores SIGPIPE and SIGXFSZ, raises
  * RLIMIT_NOFILE to its hard limit, and, where SLUICE_EXIT_WITH_PARENT is set in the environment, asks the kernel for
  * SIGTERM when the parent dies. */
 void program_start(void);

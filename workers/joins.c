@@ -77,8 +77,11 @@ static struct join *join_new(const struct msg_join *message)
 	return join;
 }
 
+/* As imaged tells it: what was changed before 1970 was changed in 1970. */
 static uint64_t mtime_ns(const struct stat *status)
 {
+	if (status->st_mtim.tv_sec < 0)
+		return 0;
 	return (uint64_t)status->st_mtim.tv_sec * UINT64_C(1000000000) +
 	       (uint64_t)status->st_mtim.tv_nsec;
 }

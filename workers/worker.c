@@ -11,10 +11,8 @@
  * reads that hello takes every lease that is not in it for one that this worker does not hold. */
 #include "workers/worker.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "common/check.h"
@@ -22,12 +20,11 @@
 #include "common/link.h"
 #include "common/log.h"
 #include "common/random.h"
-#include "schemas/wire.h"
 #include "schemas/worker_broker.gen.h"
 #include "workers/copy_threads.h"
 #include "workers/joins.h"
 #include "workers/lease_memory.h"
-#include "workers/reports.h"
+#include "workers/voice.h"
 
 #define PROTOCOL	     1
 #define HEARTBEAT_MS	     1000
@@ -49,14 +46,12 @@ struct worker {
 	struct worker_options options;
 	const struct roots *roots;
 	struct loop *loop;
-	struct link *link;
 	struct copy_threads *threads;
 	struct joins *joins;
-	struct reports *reports;
+	struct voice voice;
 	struct lease_memory *seen;
 	struct in_hand in_hand[LEASES_MAX];
 	size_t in_hand_count;
-	struct wire_buffer out;
 	struct wire_memory memory; /* of the message being handled */
 	uint64_t incarnation;
 	uint64_t generation; /* of the last welcome */
@@ -67,35 +62,6 @@ struct worker {
 };
 
 /* ---- saying */
-
-/* What can't be sent is not lost for good: the link goes down, and the next hello tells all that matters. */
-static void say(struct worker *worker, const struct worker_to_broker *message)
-{
-	wire_buffer_clear(&worker->out);
-	worker_to_broker_encode(message, &worker->out);
-	(void)link_send(worker->link, worker->out.bytes, worker->out.length);
-}
-
-/* Keeps the report until it is acknowledged, and sends it if somebody listens. */
-static void say_report(
-	struct worker *worker, uint64_t lease, const struct worker_to_broker *message)
-{
-	wire_buffer_clear(&worker->out);
-	worker_to_broker_encode(message, &worker->out);
-	reports_add(worker->reports, lease, worker->out.bytes, worker->out.length);
-	if (link_is_up(worker->link))
-		(void)link_send(worker->link, worker->out.bytes, worker->out.length);
-}
-
-static void report_stopped(struct worker *worker, uint64_t lease)
-{
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_COPY_STOPPED,
-		.copy_stopped = {.lease = lease},
-	};
-
-	say_report(worker, lease, &message);
-}
 
 static void say_hello(void *owner)
 {
@@ -109,8 +75,8 @@ static void say_hello(void *owner)
 		joins[i] = joins_at(worker->joins, i)->id;
 	for (size_t i = 0; i < worker->in_hand_count; i++)
 		leases[leases_said++] = worker->in_hand[i].task->order->lease;
-	for (size_t i = 0; i < reports_count(worker->reports); i++)
-		leases[leases_said++] = reports_at(worker->reports, i)->lease;
+	for (size_t i = 0; i < reports_count(worker->voice.reports); i++)
+		leases[leases_said++] = reports_at(worker->voice.reports, i)->lease;
 
 	const struct worker_to_broker message = {
 		.type = WORKER_TO_BROKER_WORKER_HELLO,
@@ -130,14 +96,15 @@ static void say_hello(void *owner)
 				.leases_count = leases_said,
 			},
 	};
-	say(worker, &message);
+	voice_say(&worker->voice, &message);
 }
 
 static void say_heartbeat(void *owner)
 {
+	struct worker *worker = owner;
 	const struct worker_to_broker message = {.type = WORKER_TO_BROKER_WORKER_HEARTBEAT};
 
-	say(owner, &message);
+	voice_say(&worker->voice, &message);
 }
 
 static void link_lost(void *owner)
@@ -157,75 +124,33 @@ static void say_progress(struct worker *worker)
 			atomic_load_explicit(&held->task->control.bytes_done, memory_order_relaxed);
 		if (bytes == held->bytes_told)
 			continue;
-		const struct worker_to_broker message = {
-			.type = WORKER_TO_BROKER_COPY_PROGRESS,
-			.copy_progress = {.lease = held->task->order->lease, .bytes = bytes},
-		};
-		say(worker, &message);
+		voice_say_progress(&worker->voice, held->task->order->lease, bytes);
 		held->bytes_told = bytes;
 	}
 }
 
 /* ---- joins */
 
-static void say_joined(struct worker *worker, const struct join *join)
-{
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_JOINED,
-		.joined =
-			{
-				.join = join->id,
-				.boot_id = worker->options.boot_id,
-				.device_number = join->device_number,
-				.inode = join->inode,
-			},
-	};
-
-	say(worker, &message);
-}
-
-static void refuse_join(struct worker *worker, const struct msg_join *join, const struct err *err)
-{
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_JOIN_REFUSED,
-		.join_refused =
-			{
-				.join = join->join,
-				.msg = err->text,
-				.errno_name = err->number ? err_number_name(err->number) : NULL,
-			},
-	};
-
-	log_warn("device=%s join=%" PRIu64 " refused: %s", join->device, join->join, err->text);
-	say(worker, &message);
-}
-
 static void handle_join(struct worker *worker, const struct msg_join *message)
 {
 	struct err err = {0};
 	struct join *join = joins_find(worker->joins, message->join);
 
+	if (join && join->is_leaving)
+		return; /* it will hear that we left */
 	if (join) {
-		say_joined(worker, join);
+		voice_say_joined(&worker->voice, join, worker->options.boot_id);
 		return;
 	}
 	if (joins_open(worker->joins, worker->roots, message, &join, &err) < 0) {
-		refuse_join(worker, message, &err);
+		log_warn("device=%s join=%" PRIu64 " refused: %s", message->device, message->join,
+			err.text);
+		voice_say_join_refused(&worker->voice, message->join, &err);
 		return;
 	}
 	log_info("device=%s join=%" PRIu64 " joined the leaf %s", join->device, join->id,
 		join->files.leaf.path);
-	say_joined(worker, join);
-}
-
-static void say_left(struct worker *worker, uint64_t join)
-{
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_LEFT,
-		.left = {.join = join},
-	};
-
-	say(worker, &message);
+	voice_say_joined(&worker->voice, join, worker->options.boot_id);
 }
 
 static void leave_if_idle(struct worker *worker, struct join *join)
@@ -237,7 +162,7 @@ static void leave_if_idle(struct worker *worker, struct join *join)
 	log_info("device=%s join=%" PRIu64 " left the leaf %s", join->device, id,
 		join->files.leaf.path);
 	joins_close(worker->joins, join);
-	say_left(worker, id);
+	voice_say_left(&worker->voice, id);
 }
 
 /* ---- orders */
@@ -272,31 +197,9 @@ static void stop_order(struct worker *worker, size_t index)
 		return;
 	}
 	struct in_hand held = let_go(worker, index);
-	report_stopped(worker, task->order->lease);
+	voice_report_stopped(&worker->voice, task->order->lease);
 	copy_task_free(task);
 	leave_if_idle(worker, held.join);
-}
-
-static void refuse_order(struct worker *worker, const struct msg_copy_order *order,
-	const struct join *join, const struct err *err)
-{
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_COPY_FAILED,
-		.copy_failed =
-			{
-				.lease = order->lease,
-				.operation = OPERATION_WRITE,
-				.file = join->files.leaf.path,
-				.offset = order->offset,
-				.length = 0,
-				.errno_name = err_number_name(EINVAL),
-				.msg = err->text,
-			},
-	};
-
-	log_error("device=%s lease=%" PRIu64 " malformed copy order, not carried out: %s",
-		join->device, order->lease, err->text);
-	say_report(worker, order->lease, &message);
 }
 
 /* Why an order is not even looked at; NULL: it is. */
@@ -304,11 +207,11 @@ static const char *order_is_void(const struct worker *worker, const struct msg_c
 {
 	if (lease_memory_knows(worker->seen, order->lease))
 		return "its lease was seen before";
-	if (!link_is_up(worker->link))
+	if (!link_is_up(worker->voice.link))
 		return "it came before the broker's welcome";
 	if (order->generation != worker->generation)
 		return "it is of another start of the broker";
-	if (worker->in_hand_count + reports_count(worker->reports) >= LEASES_MAX)
+	if (worker->in_hand_count + reports_count(worker->voice.reports) >= LEASES_MAX)
 		return "there are too many in hand";
 	return NULL;
 }
@@ -335,14 +238,16 @@ static void handle_copy_order(struct worker *worker, const struct msg_copy_order
 
 	struct join *join = joins_find(worker->joins, message->join);
 	if (!join || join->is_leaving || worker->goodbye_ms) {
-		report_stopped(worker, message->lease);
+		voice_report_stopped(&worker->voice, message->lease);
 		return;
 	}
 	const struct copy_order_frame frame = {
 		.cluster_bytes = join->cluster_bytes, .files_count = join->sources_count};
 	struct copy_order *order;
 	if (copy_order_new(message, &frame, &order, &err) < 0) {
-		refuse_order(worker, message, join, &err);
+		log_error("device=%s lease=%" PRIu64 " malformed copy order, not carried out: %s",
+			join->device, message->lease, err.text);
+		voice_report_malformed(&worker->voice, message, join->files.leaf.path, &err);
 		return;
 	}
 	take_up(worker, join, order);
@@ -351,20 +256,12 @@ static void handle_copy_order(struct worker *worker, const struct msg_copy_order
 static void handle_copy_stop(struct worker *worker, const struct msg_copy_stop *message)
 {
 	size_t index = find_in_hand(worker, message->lease);
-	const struct report *report = reports_find(worker->reports, message->lease);
 
 	lease_memory_add(worker->seen, message->lease);
-	if (index < worker->in_hand_count) {
+	if (index < worker->in_hand_count)
 		stop_order(worker, index);
-	} else if (report) {
-		(void)link_send(worker->link, report->bytes, report->length);
-	} else {
-		const struct worker_to_broker answer = {
-			.type = WORKER_TO_BROKER_COPY_STOPPED,
-			.copy_stopped = {.lease = message->lease},
-		};
-		say(worker, &answer);
-	}
+	else if (!voice_repeat(&worker->voice, message->lease))
+		voice_say_not_held(&worker->voice, message->lease);
 }
 
 static void handle_leave(struct worker *worker, const struct msg_leave *message)
@@ -372,7 +269,7 @@ static void handle_leave(struct worker *worker, const struct msg_leave *message)
 	struct join *join = joins_find(worker->joins, message->join);
 
 	if (!join) {
-		say_left(worker, message->join);
+		voice_say_left(&worker->voice, message->join);
 		return;
 	}
 	join->is_leaving = true;
@@ -387,59 +284,13 @@ static void handle_leave(struct worker *worker, const struct msg_leave *message)
 
 /* ---- ends of orders */
 
-static void report_copied(struct worker *worker, const struct copy_task *task)
+static void log_end(const struct in_hand *held)
 {
-	const struct copy_outcome *outcome = &task->outcome;
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_COPIED,
-		.copied =
-			{
-				.lease = task->order->lease,
-				.bytes = outcome->bytes_written,
-				.zeroes = (struct guest_range *)outcome->zeroes,
-				.zeroes_count = outcome->zeroes_count,
-				.microseconds = task->microseconds,
-			},
-	};
+	const struct copy_task *task = held->task;
 
-	say_report(worker, task->order->lease, &message);
-}
-
-static void report_failed(struct worker *worker, const struct copy_task *task, const char *device)
-{
-	const struct copy_outcome *outcome = &task->outcome;
-	const struct worker_to_broker message = {
-		.type = WORKER_TO_BROKER_COPY_FAILED,
-		.copy_failed =
-			{
-				.lease = task->order->lease,
-				.operation = outcome->failure.operation,
-				.file = outcome->failure.path,
-				.offset = outcome->failure.guest_offset,
-				.length = outcome->failure.length,
-				.errno_name = err_number_name(outcome->failure.err.number),
-				.msg = outcome->failure.err.text,
-			},
-	};
-
-	log_warn("device=%s lease=%" PRIu64 " gave up the range: %s", device, task->order->lease,
-		outcome->failure.err.text);
-	say_report(worker, task->order->lease, &message);
-}
-
-static void report_end(struct worker *worker, const struct in_hand *held)
-{
-	switch (held->task->outcome.end) {
-	case COPY_END_COPIED:
-		report_copied(worker, held->task);
-		return;
-	case COPY_END_STOPPED:
-		report_stopped(worker, held->task->order->lease);
-		return;
-	case COPY_END_FAILED:
-		report_failed(worker, held->task, held->join->device);
-		return;
-	}
+	if (task->outcome.end == COPY_END_FAILED)
+		log_warn("device=%s lease=%" PRIu64 " gave up the range: %s", held->join->device,
+			task->order->lease, task->outcome.failure.err.text);
 }
 
 static void take_finished(void *owner)
@@ -452,7 +303,8 @@ static void take_finished(void *owner)
 		bug_if(index == worker->in_hand_count);
 
 		struct in_hand held = let_go(worker, index);
-		report_end(worker, &held);
+		log_end(&held);
+		voice_report_end(&worker->voice, task);
 		copy_task_free(task);
 		leave_if_idle(worker, held.join);
 	}
@@ -464,11 +316,8 @@ static void handle_worker_welcome(struct worker *worker, const struct msg_worker
 {
 	log_info("welcomed by the broker generation=%" PRIu64, message->generation);
 	worker->generation = message->generation;
-	link_welcomed(worker->link);
-	for (size_t i = 0; i < reports_count(worker->reports); i++) {
-		const struct report *report = reports_at(worker->reports, i);
-		(void)link_send(worker->link, report->bytes, report->length);
-	}
+	link_welcomed(worker->voice.link);
+	voice_repeat_all(&worker->voice);
 }
 
 static void handle_worker_refused(struct worker *worker, const struct msg_worker_refused *message)
@@ -488,7 +337,7 @@ static void handle(struct worker *worker, const struct broker_to_worker *message
 		handle_worker_refused(worker, &message->worker_refused);
 		return;
 	case BROKER_TO_WORKER_WORKER_UNKNOWN:
-		link_say_hello(worker->link);
+		link_say_hello(worker->voice.link);
 		return;
 	case BROKER_TO_WORKER_BROKER_HEARTBEAT:
 		return;
@@ -505,7 +354,7 @@ static void handle(struct worker *worker, const struct broker_to_worker *message
 		handle_copy_stop(worker, &message->copy_stop);
 		return;
 	case BROKER_TO_WORKER_REPORT_ACKNOWLEDGED:
-		reports_forget(worker->reports, message->report_acknowledged.lease);
+		reports_forget(worker->voice.reports, message->report_acknowledged.lease);
 		return;
 	}
 }
@@ -531,7 +380,7 @@ static uint64_t tick_goodbye(struct worker *worker, uint64_t now_ms)
 {
 	uint64_t finish_ms = worker->goodbye_ms + GOODBYE_FINISH_MS;
 	uint64_t end_ms = worker->goodbye_ms + GOODBYE_END_MS;
-	bool is_said = reports_count(worker->reports) == 0 || !link_is_up(worker->link);
+	bool is_said = reports_count(worker->voice.reports) == 0 || !link_is_up(worker->voice.link);
 
 	if ((worker->in_hand_count == 0 && is_said) || now_ms >= end_ms)
 		loop_stop(worker->loop);
@@ -549,7 +398,7 @@ static uint64_t tick(void *owner, uint64_t now_ms)
 
 	if (now_ms >= worker->progress_due_ms) {
 		worker->progress_due_ms = now_ms + PROGRESS_INTERVAL_MS;
-		if (link_is_up(worker->link))
+		if (link_is_up(worker->voice.link))
 			say_progress(worker);
 	}
 	if (worker->in_hand_count > 0)
@@ -567,8 +416,8 @@ void worker_begin_goodbye(struct worker *worker)
 
 	log_info("taking no more orders; in hand: %zu", worker->in_hand_count);
 	worker->goodbye_ms = clock_monotonic_ms();
-	if (link_is_up(worker->link))
-		say(worker, &message);
+	if (link_is_up(worker->voice.link))
+		voice_say(&worker->voice, &message);
 	for (size_t i = worker->in_hand_count; i-- > 0;) {
 		if (atomic_load(&worker->in_hand[i].task->control.bytes_done) == 0)
 			stop_order(worker, i);
@@ -603,8 +452,8 @@ static int connect_parts(struct worker *worker, struct mq *mq, struct err *err)
 	worker->threads = copy_threads_new(worker->options.slots, err);
 	if (!worker->threads)
 		return -1;
-	worker->link = link_new(mq, worker->loop, &link_options, &owner, err);
-	if (!worker->link)
+	worker->voice.link = link_new(mq, worker->loop, &link_options, &owner, err);
+	if (!worker->voice.link)
 		return -1;
 	if (loop_add_fd(worker->loop, copy_threads_descriptor(worker->threads), take_finished,
 		    worker, err) < 0)
@@ -621,10 +470,9 @@ struct worker *worker_new(const struct worker_options *options, const struct roo
 	worker->roots = roots;
 	worker->loop = loop;
 	worker->joins = joins_new();
-	worker->reports = reports_new();
 	worker->seen = lease_memory_new();
 	worker->incarnation = random_id();
-	wire_buffer_init(&worker->out);
+	voice_init(&worker->voice);
 	wire_memory_init(&worker->memory);
 	if (connect_parts(worker, mq, err) < 0) {
 		worker_free(worker);
@@ -637,10 +485,9 @@ void worker_free(struct worker *worker)
 {
 	if (!worker)
 		return;
-	link_free(worker->link);
-	wire_buffer_done(&worker->out);
+	link_free(worker->voice.link);
 	wire_memory_done(&worker->memory);
-	reports_free(worker->reports);
+	voice_done(&worker->voice);
 	lease_memory_free(worker->seen);
 	if (worker->in_hand_count > 0) {
 		log_warn(
