@@ -1,12 +1,17 @@
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """One real worker; Python plays the broker and imaged, and judges by the bytes in the files."""
 
 import fcntl
 import os
 import signal
+import resource
 import struct
+import sys
 import time
 import zlib
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 from fake_broker import FakeBroker, file_reference
 from harness import check, check_equal, run, wait_until
@@ -256,7 +261,6 @@ def a_source_that_got_shorter_is_a_read_error(place):
 
 def a_full_disk_is_a_write_error(place):
     stage = Stage(place, start=False, joined=False)
-    import resource
     stage.worker = place.start("sluice-worker", "--root", stage.images, limits={resource.RLIMIT_FSIZE: 3 * CLUSTER})
     stage.broker.expect("worker_hello")
     stage.join()
