@@ -37,6 +37,13 @@ static void become_user(void)
 		ck_assert_int_eq(seteuid(NOBODY), 0);
 }
 
+/* Back again, and such that the leak check may look into the process. */
+static void be_as_before(void)
+{
+	ck_assert_int_eq(seteuid(getuid()), 0);
+	prctl(PR_SET_DUMPABLE, 1);
+}
+
 START_TEST(start_blocks_stopping_signals_ignores_sigpipe_and_raises_the_limit)
 {
 	struct rlimit limit;
@@ -168,6 +175,7 @@ START_TEST(the_run_directory_is_the_first_that_is_named)
 	setenv("SLUICE_RUN_DIR", "", 1);
 	ck_assert_int_eq(program_run_dir(path, sizeof path, &err), 0);
 	ck_assert_str_eq(path, "/run/user/7/sluice");
+	be_as_before();
 }
 END_TEST
 
@@ -188,6 +196,7 @@ START_TEST(the_state_directory_is_the_first_that_is_named)
 	setenv("SLUICE_STATE_DIR", "/x/state", 1);
 	ck_assert_int_eq(program_state_dir(path, sizeof path, &err), 0);
 	ck_assert_str_eq(path, "/x/state");
+	be_as_before();
 }
 END_TEST
 
