@@ -183,7 +183,8 @@ int program_lock_dir(const char *folder, const char *name, struct err *err)
 	return err_set_errno(err, number, "cannot lock %s", path);
 }
 
-/* Whether "HOST:PORT" names this machine.  A name that only begins like a loopback address does not. */
+/* Whether "HOST:PORT" names this machine.  A name that only begins like a loopback address does not, and neither does
+ * what libzmq also takes, "SOURCE:PORT;HOST:PORT". */
 static bool host_is_loopback(const char *address)
 {
 	const char *colon = strrchr(address, ':');
@@ -203,7 +204,7 @@ int program_endpoint_is_local(const char *endpoint)
 {
 	if (strncmp(endpoint, "ipc://", 6) == 0 || strncmp(endpoint, "inproc://", 9) == 0)
 		return 1;
-	if (strncmp(endpoint, "tcp://", 6) != 0 || strchr(endpoint, ';'))
+	if (strncmp(endpoint, "tcp://", 6) != 0)
 		return 0;
 	return host_is_loopback(endpoint + 6) ? 1 : 0;
 }
