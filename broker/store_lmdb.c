@@ -112,7 +112,7 @@ static void close_data_on_exec(void)
 			continue;
 		target[length] = 0;
 		if (!strcmp(target + length - 9, "/data.mdb"))
-			fcntl(atoi(entry->d_name), F_SETFD, FD_CLOEXEC);
+			fcntl((int)strtol(entry->d_name, NULL, 10), F_SETFD, FD_CLOEXEC);
 	}
 	closedir(folder);
 }

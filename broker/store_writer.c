@@ -34,15 +34,12 @@ struct store_writer {
 
 static void wait_for_change(struct store_writer *writer, uint64_t most_ms)
 {
-	struct timespec until;
+	uint64_t until_ms = clock_monotonic_ms() + most_ms;
+	struct timespec until = {
+		.tv_sec = (time_t)(until_ms / 1000),
+		.tv_nsec = (long)(until_ms % 1000) * 1000000,
+	};
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(most_ms / 1000);
-	until.tv_nsec += (long)(most_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
 	pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
 }
 
