@@ -212,7 +212,7 @@ static int next_object(struct scan *scan, struct err *err)
 {
 	struct level *level = scan->depth ? &scan->levels[scan->depth - 1] : NULL;
 	bool is_key = level && level->is_map && level->left % 2 == 0;
-	struct head head = { HEAD_PLAIN, 0, 0 };
+	struct head head = {HEAD_PLAIN, 0, 0};
 
 	if (scan->objects++ == scan->limits->objects_max)
 		return err_set(err, "it has more than %u values", scan->limits->objects_max);

@@ -222,8 +222,8 @@ START_TEST(the_worst_keys_take_no_noticeable_time)
 		memcpy(bytes + length, "\xde\x01\x00", 3);
 		length += 3;
 		for (unsigned i = 0; i < 256; i++)
-			length += (size_t)sprintf(
-				bytes + length, "\xa2%c%c\x01", 'a' + i % 16, 'a' + i / 16);
+			length += (size_t)snprintf(bytes + length, sizeof bytes - length,
+				"\xa2%c%c\x01", 'a' + i % 16, 'a' + i / 16);
 		maps++;
 	}
 	memcpy(bytes, "\xdc\x00", 2);
