@@ -16,7 +16,8 @@ START_TEST(a_buffer_keeps_what_was_appended_while_it_grows)
 
 	ck_assert_uint_eq(buffer.length, 100000);
 	for (unsigned i = 0; i < 100000; i++)
-		ck_assert_uint_eq(buffer.bytes[i], i % 251);
+		if (buffer.bytes[i] != i % 251)
+			ck_abort_msg("byte %u is another one", i);
 	wire_buffer_done(&buffer);
 	ck_assert_ptr_null(buffer.bytes);
 }
@@ -40,6 +41,13 @@ START_TEST(a_cleared_buffer_begins_anew_in_the_same_memory)
 }
 END_TEST
 
+static bool holds_only(const uint8_t *bytes, size_t length, uint8_t value)
+{
+	while (length && bytes[length - 1] == value)
+		length--;
+	return length == 0;
+}
+
 START_TEST(memory_is_zeroed_aligned_and_stays_where_it_is)
 {
 	struct wire_memory memory;
@@ -49,14 +57,12 @@ START_TEST(memory_is_zeroed_aligned_and_stays_where_it_is)
 	for (size_t i = 0; i < 300; i++) {
 		pieces[i] = wire_memory_get(&memory, i * 7);
 		ck_assert_uint_eq((uintptr_t)pieces[i] % 16, 0);
-		for (size_t k = 0; k < i * 7; k++)
-			ck_assert_uint_eq(pieces[i][k], 0);
+		ck_assert(holds_only(pieces[i], i * 7, 0));
 		memset(pieces[i], (int)(i % 256), i * 7);
 	}
 
 	for (size_t i = 0; i < 300; i++)
-		for (size_t k = 0; k < i * 7; k++)
-			ck_assert_uint_eq(pieces[i][k], i % 256);
+		ck_assert(holds_only(pieces[i], i * 7, (uint8_t)(i % 256)));
 	wire_memory_done(&memory);
 	ck_assert_ptr_null(memory.chunks);
 }
