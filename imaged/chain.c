@@ -47,10 +47,13 @@ void chain_free(struct chain *chain)
 static char *absolute(const char *file)
 {
 	char folder[PATH_MAX + 1]; /* and a slash */
+	size_t length;
 
 	if (file[0] == '/' || !getcwd(folder, PATH_MAX))
 		return must_strdup(file);
-	strcat(folder, "/");
+	length = strlen(folder);
+	folder[length] = '/';
+	folder[length + 1] = '\0';
 	return chain_name_beside(folder, file);
 }
 

@@ -15,10 +15,11 @@ char *chain_name_beside(const char *from, const char *name)
 {
 	const char *slash = strrchr(from, '/');
 	size_t folder_length = slash && name[0] != '/' ? (size_t)(slash - from) + 1 : 0;
-	char *path = must_calloc(1, folder_length + strlen(name) + 1);
+	size_t name_length = strlen(name);
+	char *path = must_calloc(1, folder_length + name_length + 1);
 
 	memcpy(path, from, folder_length);
-	strcpy(path + folder_length, name);
+	memcpy(path + folder_length, name, name_length);
 	return path;
 }
 

@@ -13,7 +13,7 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "imaged/chain.h"
-#include "imaged/cluster_codec.h"
+#include "workers/decompress.h"
 
 #define PIECE_MAX (UINT64_C(4) << 20)
 
@@ -24,6 +24,7 @@ static struct {
 } options = {.end = CHAIN_MAX};
 
 static struct err err;
+static struct decompressor *decompressor;
 
 static NORETURN void die(const char *what)
 {
@@ -53,8 +54,8 @@ static void read_compressed(
 		pread_full(chain->layers[extent->layer].layer->fd, compressed, extent->host_length,
 			extent->host_offset) < 0)
 		die("reading a compressed cluster");
-	if (cluster_decompress(extent->codec, compressed, extent->host_length, plain,
-		    extent->cluster_size, &err) < 0)
+	if (decompress(decompressor, extent->codec == EXTENT_ZSTD ? CODEC_ZSTD : CODEC_DEFLATE,
+		    compressed, extent->host_length, plain, extent->cluster_size, &err) < 0)
 		die(chain->layers[extent->layer].path);
 	memcpy(bytes, plain + extent->cluster_skip, extent->length);
 }
@@ -159,6 +160,7 @@ int main(int argc, char **argv)
 	struct chain *chain = NULL;
 	int out = -1;
 
+	decompressor = decompressor_new();
 	parse_options(argc, argv);
 	if (optind >= argc || (optind + 1 >= argc && !options.prints_map)) {
 		fprintf(stderr,
@@ -176,6 +178,7 @@ int main(int argc, char **argv)
 	read_chain(chain, out);
 	chain_free(chain);
 	roots_free(roots);
+	decompressor_free(decompressor);
 	if (out >= 0 && close(out) < 0)
 		die(argv[optind + 1]);
 	return 0;
