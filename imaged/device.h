@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A named live image: its chain, who may write to it, and what is reserved in it.
+ *
+ * Who may do what: requests of the broker run on the device's strand, one at a time, and own everything that is not said to be
+ * guarded.  The control thread reads what `lock` guards (for its hello).  Guests' threads will use `live`, the leaf's engine (it
+ * locks itself) and device_touch.  `lock` is never held across I/O.
+ *
+ *   closed ──attach──▶ open ──a flush or metadata write fails──▶ failed
+ *      ▲───────────────detach / attach anew──────────────────────────┘ */
+#ifndef SLUICE_IMAGED_DEVICE_H
+#define SLUICE_IMAGED_DEVICE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/roots.h"
+#include "imaged/description.h"
+#include "imaged/join.h"
+#include "imaged/lease.h"
+#include "imaged/live_chain.h"
+#include "imaged/strand.h"
+#include "imaged/trouble.h"
+
+#define DEVICE_NAME_MAX 64
+/* Clusters of workers that were lost and not yet proved to be gone: at this many bytes no more is reserved. */
+#define DEVICE_QUARANTINE_MAX (UINT64_C(1) << 30)
+
+struct device_host;
+struct stream;
+
+/* Which file a device has; guarded by the host's lock. */
+struct device_file {
+	bool is_claimed;
+	dev_t device;
+	ino_t inode;
+	dev_t block_device; /* 0: a regular file */
+};
+
+enum device_phase { DEVICE_CLOSED, DEVICE_OPEN, DEVICE_FAILED };
+
+struct device {
+	struct device_host *host;
+	char name[DEVICE_NAME_MAX + 1];
+	struct strand *strand;
+	uint64_t first_id; /* ids of joins and leases: this and up, never used twice */
+	atomic_uint_fast64_t ids_drawn;
+	struct device_file file;
+	unsigned requests;	   /* the control thread's: posted and not yet answered */
+	atomic_bool needs_tidying; /* something waits for a lock byte to become free */
+	atomic_bool is_tidying;	   /* a device_tidy is posted */
+
+	enum device_phase phase;
+	struct live_chain live;	   /* unless closed; so are all below */
+	struct qcow2 *leaf;	   /* NULL: a raw leaf, or read-only */
+	struct lease_table leases; /* guards itself */
+	uint64_t *
+		late_bytes; /* lock bytes of workers of an earlier life, held when the leaf was opened */
+	size_t late_count;
+
+	pthread_mutex_t lock;		 /* guards what follows: the strand alone changes it */
+	struct description *description; /* NULL: closed */
+	bool has_failed;		 /* the phase, for who only has the lock */
+	struct join_table joins;
+	struct stream *stream; /* the job; NULL: none */
+};
+
+struct device_attach {
+	const char *file;
+	const char *format; /* NULL: by the magic */
+	bool copy_on_read, read_only;
+};
+
+struct device *device_new(struct device_host *host, const char *name);
+/* Closes as device_detach does if that was not done.  Waits for the strand. */
+void device_free(struct device *device);
+/* Any thread: lets the strand close it. */
+void device_post_close(struct device *device);
+
+/* On the strand, like all below.  Attaching the same file again is done already; a failed device is opened anew. 0, or -1 and
+ * trouble. */
+int MUST_CHECK device_attach(
+	struct device *device, const struct device_attach *attach, struct trouble *trouble);
+/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while a job is open on it. */
+int MUST_CHECK device_detach(struct device *device, struct trouble *trouble);
+/* Without asking: revokes everything and closes. */
+void device_close(struct device *device);
+
+/* 0 if the device is open; -1 and err if it is closed or has failed. */
+int MUST_CHECK device_check_open(const struct device *device, struct err *err);
+/* Whether the engine gave the image up since this was last asked: then err says so, once. */
+bool device_notice_failure(struct device *device, struct err *err);
+/* Makes the description anew after the chain changed. */
+void device_describe(struct device *device);
+/* Gives zone space that is not used back to the file system, and what leaked in an earlier life if nobody can write there. */
+void device_trim(struct device *device);
+/* Ends quarantines whose lock byte has become free; sets needs_tidying. */
+void device_tidy(struct device *device);
+
+uint64_t device_draw_id(struct device *device);
+/* Any thread: whether it drew this id. */
+bool device_has_drawn(const struct device *device, uint64_t id);
+
+/* Any thread: the guest begins to change these bytes; no reservation made before may be mapped there. */
+void device_touch(struct device *device, uint64_t offset, uint64_t length);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What all devices of a process share, and the list of them.
+ *
+ * The control thread adds, finds and removes; strands claim the file that they open, so that no file is attached under two
+ * names.  The lock is never held across I/O. */
+#ifndef SLUICE_IMAGED_DEVICE_HOST_H
+#define SLUICE_IMAGED_DEVICE_HOST_H
+
+#include "imaged/device.h"
+
+#define DEVICE_HOST_DEVICES_MAX 1024
+/* What one hello can tell: at these many no more is reserved, or joined. */
+#define DEVICE_HOST_LEASES_MAX 8192
+#define DEVICE_HOST_JOINS_MAX  4096
+
+struct device_host {
+	const struct roots *roots;
+	const char *boot_id; /* of this machine's kernel */
+	struct strand_pool *pool;
+	atomic_bool is_stopping; /* long work ends early, as failed */
+	atomic_uint leases;	 /* open, over all devices */
+	atomic_uint joins;	 /* not ended */
+
+	pthread_mutex_t lock;
+	size_t count;
+	struct device *devices[DEVICE_HOST_DEVICES_MAX]; /* by name */
+};
+
+/* Borrows all three. */
+void device_host_init(struct device_host *host, const struct roots *roots, const char *boot_id,
+	struct strand_pool *pool);
+/* Closes the devices side by side, and frees them. */
+void device_host_done(struct device_host *host);
+
+/* NULL where there is none of that name. */
+struct device *device_host_find(struct device_host *host, const char *name);
+/* NULL where there are too many; the name is not there yet. */
+struct device *device_host_add(struct device_host *host, const char *name);
+/* Takes it from the list and frees it. */
+void device_host_remove(struct device_host *host, struct device *device);
+/* The device that drew this id of a join or lease; NULL: none of those that there are. */
+struct device *device_host_of_id(struct device_host *host, uint64_t id);
+
+/* On a device's strand: this file is now its own.  0, or -1 and err naming the device that has it. */
+int MUST_CHECK device_host_claim(
+	struct device_host *host, struct device *device, const struct stat *file, struct err *err);
+void device_host_release(struct device_host *host, struct device *device);
+
+#endif
