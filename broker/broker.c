@@ -219,6 +219,8 @@ static const char *reason_to_refuse(struct broker *broker, const struct request_
 	if (settle_bytes(broker->settle) + store_writer_waiting_bytes(broker->writer) >
 		WAITING_BYTES_MAX)
 		return "the broker's disk is too slow for what is asked of it: try again later";
+	if (front_count(broker->commands) > FRONT_REQUESTS_MAX / 4 * 3)
+		return "too many requests wait for their reply: try again later";
 	if (request->execute && asks_for_more(request->execute) &&
 		store_writer_is_low(broker->writer))
 		return "the broker's state folder is full: nothing new is taken up until there is space";

@@ -12,7 +12,6 @@
 
 #define FRAME_BYTES_MAX	  (1U << 20)
 #define PEERS_MAX	  65536
-#define REQUESTS_MAX	  16384 /* that wait for their reply; the core takes fewer */
 #define QUEUE_OF_CLIENTS  1000
 #define QUEUE_OF_PEERS	  8192
 #define LINGER_MS	  200
@@ -124,6 +123,11 @@ void front_forget(struct front *front, uint64_t number)
 	peers_forget(front->peers, number);
 }
 
+size_t front_count(const struct front *front)
+{
+	return peers_count(front->peers);
+}
+
 /* ---- life */
 
 struct front *front_new(
@@ -139,7 +143,8 @@ struct front *front_new(
 
 	front->options = *options;
 	front->message = mq_message_new();
-	front->peers = peers_new(for_clients ? REQUESTS_MAX : PEERS_MAX, options->next_number);
+	front->peers =
+		peers_new(for_clients ? FRONT_REQUESTS_MAX : PEERS_MAX, options->next_number);
 	front->socket = mq_socket_new(mq, MQ_ROUTER, &socket_options, err);
 	if (front->socket && !loop_add_socket(loop, front->socket, receive, front, err)) {
 		front->loop = loop;

@@ -15,6 +15,8 @@
 
 struct front;
 
+#define FRONT_REQUESTS_MAX 16384
+
 enum front_kind { FRONT_CLIENTS, FRONT_PEERS };
 
 struct front_options {
@@ -36,6 +38,9 @@ int MUST_CHECK front_bind(struct front *front, const char *endpoint, struct err 
  * so MQ_PEER_GONE from then on. */
 enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes, size_t length);
 void front_forget(struct front *front, uint64_t number);
+/* How many requests wait for their reply (peers: how many are known).  Of more than FRONT_REQUESTS_MAX the oldest are never
+ * answered; the owner refuses new ones before that. */
+size_t front_count(const struct front *front);
 
 /* Messages that were no message at all: too many frames, too long ones before the last. */
 uint64_t front_dropped(const struct front *front);

@@ -9,7 +9,7 @@
 
     run(globals())
 
-Every public function of the test file whose first parameter is `place` is a test; its name is a sentence.  Each gets a
+Every public function of the test file whose only parameter is `place` is a test; its name is a sentence.  Each gets a
 Workplace of its own: a short temporary folder with run/ and state/ (SLUICE_RUN_DIR and SLUICE_STATE_DIR of all that is
 started there), removed at the end together with every process that still lives.  The kernel ends the processes when the
 test itself is killed.  Programs are found in the folder $SLUICE_BIN (as `meson install` fills it), else on PATH.
@@ -261,7 +261,7 @@ def tests_of(names):
     """The tests of a module, in the order in which they are written."""
     found = [thing for name, thing in names.items()
              if inspect.isfunction(thing) and not name.startswith("_")
-             and list(inspect.signature(thing).parameters)[:1] == ["place"] and thing.__module__ == names["__name__"]]
+             and list(inspect.signature(thing).parameters) == ["place"] and thing.__module__ == names["__name__"]]
     return sorted(found, key=lambda test: test.__code__.co_firstlineno)
 
 

@@ -100,8 +100,8 @@ def a_restart_keeps_the_epoch_and_the_events_and_goes_on_counting(place):
     wait_until(lambda: lost_count(client) == 2, "two lost workers")
     log, epoch = client.all_events(), client.call("query-status")["epoch"]
 
-    for end in (broker.stop, broker.kill):
-        end()
+    for end in ("stop", "kill"):
+        getattr(broker, end)()
         broker = place.start("sluice-broker")
         client = Client(place)
         status = client.ask("query-status")
@@ -112,14 +112,13 @@ def a_restart_keeps_the_epoch_and_the_events_and_goes_on_counting(place):
         wait_until(lambda c=client, n=len(log): len(c.all_events()) >= n + 2, "two more events")
         log = client.all_events()
         check_numbers(log)
-        broker = place.processes[-1]
 
 
 def what_was_published_survives_a_kill_at_any_moment(place):
     broker = place.start("sluice-broker")
     known = {}
 
-    for round_number in range(12):
+    for round_number in range(8):
         feed = Events(place)
         feed.until("BROKER_HEARTBEAT")
         peers = [Peer(place, place.endpoint("workers")) for _ in range(6)]
@@ -140,7 +139,7 @@ def what_was_published_survives_a_kill_at_any_moment(place):
         for seq, event in known.items():
             check(seq <= len(log), f"event {seq} was published and is not in the log")
             check_equal(log[seq - 1], event, f"event {seq}")
-    check(len(known) > 50, f"only {len(known)} events seen")
+    check(len(known) > 30, f"only {len(known)} events seen")
 
 
 def old_events_are_pruned(place):
