@@ -2,11 +2,12 @@
 /* Does to a leaf what streaming does to it, by a random plan of a printed seed, and keeps a raw file beside it up to date with what
  * a guest must read: for tests, which let other programs judge the leaf.
  *
- *   engine_exerciser LEAF SHADOW [--seed N] [--steps N] [--copy] [--switch NAME FORMAT] [--keep] [--no-trim] [--all] [--time]
+ *   engine_exerciser LEAF SHADOW [--seed N] [--steps N] [--copy] [--switch NAME FORMAT] [--keep] [--no-trim] [--all] [--full]
+ *                    [--time]
  *
  * --copy: writes only what the shadow says already, so that the content is right whenever the process ends.  --all: copies every
  * cluster that the leaf lacks at the end (and --switch to nothing is allowed then).  --keep: ends with reservations held.
- * --no-trim: ends without giving anything back.  --time: prints how long reserving takes.  Without steps it only opens, trims
+ * --full: copies on until there is no space left, which must happen.  --no-trim: ends without giving anything back.  --time: prints how long reserving takes.  Without steps it only opens, trims
  * and closes. */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +39,7 @@ static struct {
 	struct qcow2 *image;
 	int shadow;
 	uint64_t seed, steps;
-	bool is_copy, keeps, trims, copies_all, is_timed;
+	bool is_copy, keeps, trims, copies_all, fills_up, is_full, is_timed;
 	const char *switch_name, *switch_format;
 	struct held held[HELD_MAX];
 	unsigned held_count;
@@ -135,6 +136,19 @@ static void release_unmapped(const struct cluster_run *run_of, const unsigned ch
 	}
 }
 
+/* -1: the disk is full, as it was meant to be. */
+static int prepare_or_stop(uint64_t offset, uint64_t length)
+{
+	struct err err;
+
+	if (qcow2_prepare_tables(run.image, offset, length, &err) == 0)
+		return 0;
+	if (!run.fills_up || err.number != ENOSPC)
+		fail("preparing tables", &err);
+	run.is_full = true;
+	return -1;
+}
+
 static void map_held(struct held *held)
 {
 	unsigned char *bitmap, *bytes = must_calloc(1, cluster_size());
@@ -146,8 +160,12 @@ static void map_held(struct held *held)
 		uint64_t count = one->length / cluster_size(), seen = 0;
 
 		bitmap = must_calloc(count / 8 + 1, 1);
-		if (qcow2_prepare_tables(run.image, guest, one->length, &err) < 0)
-			fail("preparing tables", &err);
+		if (prepare_or_stop(guest, one->length) < 0) {
+			qcow2_release(run.image, one->offset, one->length);
+			free(bitmap);
+			guest += one->length;
+			continue;
+		}
 		if (qcow2_map_clusters(run.image, guest, one->length, one->offset, random_skip,
 			    NULL, &mapped, bitmap, &err) < 0)
 			fail("mapping", &err);
@@ -179,29 +197,42 @@ static void release_held(const struct held *held)
 		qcow2_release(run.image, held->runs[i].offset, held->runs[i].length);
 }
 
-/* Reserves and writes a range; what is held is mapped, given back or kept for later. */
-static void copy_range(uint64_t offset, uint64_t length)
+/* Reserves clusters for (the beginning of) a range and writes them.  -1: the disk is full, as it was meant to be. */
+static int reserve_and_write(uint64_t offset, uint64_t length, unsigned runs_max, struct held *held)
 {
-	struct held held = {.offset = offset};
-	unsigned char *bytes = must_calloc(1, cluster_size());
 	uint64_t guest = offset;
 	struct err err;
 
-	if (qcow2_reserve(run.image, length, held.runs, 1 + (unsigned)below(RUNS_MAX),
-		    &held.runs_count, &err) < 0)
-		fail("reserving", &err);
-	for (unsigned i = 0; i < held.runs_count; i++) {
-		for (uint64_t at = 0; at < held.runs[i].length; at += cluster_size()) {
-			fill(bytes, guest);
-			if (pwrite_full(run.image->fd, bytes, cluster_size(),
-				    held.runs[i].offset + at) < 0)
-				fail("writing a reserved cluster", NULL);
-			guest += cluster_size();
-		}
+	*held = (struct held){.offset = offset};
+	if (qcow2_reserve(run.image, length, held->runs, runs_max, &held->runs_count, &err) < 0) {
+		if (!run.fills_up || err.number != ENOSPC)
+			fail("reserving", &err);
+		run.is_full = true;
+		return -1;
 	}
-	free(bytes);
+	for (unsigned i = 0; i < held->runs_count; i++) {
+		unsigned char *bytes = must_calloc(1, held->runs[i].length);
+
+		for (uint64_t at = 0; at < held->runs[i].length; at += cluster_size())
+			fill(bytes + at, guest + at);
+		if (pwrite_full(run.image->fd, bytes, held->runs[i].length, held->runs[i].offset) <
+			0)
+			fail("writing reserved clusters", NULL);
+		free(bytes);
+		guest += held->runs[i].length;
+	}
 	if (fdatasync(run.image->fd) < 0)
 		fail("flushing", NULL);
+	return 0;
+}
+
+/* What was reserved for a range is mapped, given back or kept for later. */
+static void copy_range(uint64_t offset, uint64_t length)
+{
+	struct held held;
+
+	if (reserve_and_write(offset, length, 1 + (unsigned)below(RUNS_MAX), &held) < 0)
+		return;
 	if (run.held_count < HELD_MAX && below(4) == 0)
 		run.held[run.held_count++] = held;
 	else if (below(8) == 0)
@@ -281,47 +312,32 @@ static void step(void)
 		fail("trimming", &err);
 }
 
-/* The rest of the disk, so that nothing below is needed. */
+/* The rest of the disk, so that nothing below is needed; or as much of it as there is space for. */
 static void copy_all(void)
 {
 	uint64_t offset = 0, size = run.image->header.disk_size;
-	struct extent extent;
 	struct err err;
 
 	run.skip_percent = 0;
-	while (offset < size) {
-		uint64_t end, at;
+	while (offset < size && !run.is_full) {
+		struct extent extent;
+		struct held held;
+		uint64_t length;
 
 		if (qcow2_map(run.image, offset, size - offset, &extent, &err) < 0)
 			fail("looking up", &err);
-		end = offset + extent.length;
-		while (extent.kind == EXTENT_ABSENT && offset < end) {
-			struct held held = {.offset = offset};
-			uint64_t length = (end - offset + cluster_size() - 1) / cluster_size() *
-					  cluster_size();
-			unsigned char *bytes = must_calloc(1, cluster_size());
-
-			if (length > cluster_size() * 64)
-				length = cluster_size() * 64;
-			if (qcow2_reserve(run.image, length, held.runs, RUNS_MAX, &held.runs_count,
-				    &err) < 0)
-				fail("reserving", &err);
-			for (unsigned i = 0; i < held.runs_count; i++) {
-				for (at = 0; at < held.runs[i].length; at += cluster_size()) {
-					fill(bytes, offset);
-					if (pwrite_full(run.image->fd, bytes, cluster_size(),
-						    held.runs[i].offset + at) < 0)
-						fail("writing", NULL);
-					offset += cluster_size();
-				}
-			}
-			free(bytes);
-			if (fdatasync(run.image->fd) < 0)
-				fail("flushing", NULL);
-			map_held(&held);
+		if (extent.kind != EXTENT_ABSENT) {
+			offset += extent.length;
+			continue;
 		}
-		offset = end;
+		length = (extent.length + cluster_size() - 1) / cluster_size() * cluster_size();
+		if (length > cluster_size() * 64)
+			length = cluster_size() * 64;
+		if (reserve_and_write(offset, length, RUNS_MAX, &held) == 0)
+			map_held(&held);
 	}
+	if (run.fills_up && !run.is_full)
+		fail("filling the disk: there is still space", NULL);
 }
 
 static double milliseconds_since(const struct timespec *begin)
@@ -382,6 +398,8 @@ static void parse(int count, char **arguments)
 			run.trims = false;
 		else if (strcmp(arguments[i], "--all") == 0)
 			run.copies_all = true;
+		else if (strcmp(arguments[i], "--full") == 0)
+			run.copies_all = run.fills_up = true;
 		else if (strcmp(arguments[i], "--time") == 0)
 			run.is_timed = true;
 		else if (strcmp(arguments[i], "--switch") == 0 && i + 2 < count) {

@@ -1,0 +1,191 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""engine_crash.py EXERCISER KILL_AFTER [--seed N] [--points N] [--cuts N]
+
+The engine killed at each of its writes and flushes, and power cut between them.  Whenever it ends, qemu-img check must find no
+error (leaks may be there), the guest must read the same, and after the engine has opened and trimmed the image there must
+be no leak either.  --points 0: at every call (otherwise N of them, evenly); --cuts: power cuts a scenario."""
+import argparse
+import os
+import random
+import shutil
+import struct
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from engine_judge import CLEAN, LEAKS, Leaf, Wrong, run, work_folder  # noqa: E402
+
+# name: (qemu-img's options, size, prepared by, exerciser's options)
+SCENARIOS = {
+    "usual": ("", 8 << 20, None, ["--steps", "6", "--all", "--switch", "", ""]),
+    "small clusters, counts of 64 bits": ("cluster_size=512,refcount_bits=64", 3 << 20, None, ["--steps", "2", "--all"]),
+    "version 2": ("compat=0.10,cluster_size=4096", 4 << 20, None, ["--steps", "6", "--switch", "./base.raw", "raw"]),
+    "snapshots": ("cluster_size=4096", 8 << 20, "snapshots", ["--steps", "8", "--all"]),
+    "dirty": ("cluster_size=4096,lazy_refcounts=on", 4 << 20, "dirty", ["--steps", "3"]),
+    "counts are missing": ("cluster_size=512,refcount_bits=64", 3 << 20, "missing", ["--steps", "2"]),
+    "held and left behind": ("cluster_size=1024", 4 << 20, "left behind", ["--steps", "8"]),
+}
+
+
+def prepare(leaf, how, seed):
+    if how in ("snapshots", "missing", "dirty"):
+        leaf.io("write -P 17 64k 200k", "write -P 18 2M 1M")
+    if how == "snapshots":
+        run("qemu-img", "snapshot", "-c", "one", leaf.path)
+        leaf.io("write -P 19 100k 100k")
+    leaf.take_shadow()
+    if how == "left behind":
+        leaf.exercise("--copy", "--steps", 6, "--keep", "--no-trim", "--seed", seed)
+    if how == "missing":
+        leaf.poke(leaf.header(">Q", 48) + 24, bytes(16))
+    if how == "dirty":
+        leaf.poke(leaf.header(">Q", leaf.header(">Q", 48)), bytes(4096))
+    if how in ("missing", "dirty"):
+        leaf.poke(72, struct.pack(">Q", 1))
+
+
+class Scenario:
+    def __init__(self, folder, name, exerciser, library, seed):
+        options, size, how, self.arguments = SCENARIOS[name]
+        self.arguments = [*self.arguments, "--copy", "--seed", str(seed)]
+        self.leaf = Leaf(folder, exerciser, size=size, options=options, seed=seed)
+        prepare(self.leaf, how, seed)
+        # until it is repaired, the counts of a dirty image are wrong
+        self.starts_wrong = how in ("missing", "dirty")
+        self.start = self.leaf.folder / "start.qcow2"
+        shutil.copyfile(self.leaf.path, self.start)
+        self.log = self.leaf.folder / "writes.log"
+        self.environment = {"LD_PRELOAD": library, "SLUICE_KILL_UNDER": str(self.leaf.path),
+                            "ASAN_OPTIONS": "verify_asan_link_order=0"}
+
+    def judge_crashed(self):
+        leaf = self.leaf
+        if not (self.starts_wrong and leaf.header(">Q", 72) & 1):
+            leaf.check(accept=(CLEAN, LEAKS))
+            leaf.compare()
+        leaf.exercise()
+        leaf.judge()
+
+    def record(self):
+        shutil.copyfile(self.start, self.leaf.path)
+        self.leaf.exercise(*self.arguments, environment=dict(self.environment, SLUICE_WRITE_LOG=str(self.log)))
+        self.leaf.judge()
+        return read_log(self.log)
+
+    def kill_at(self, call, mode):
+        shutil.copyfile(self.start, self.leaf.path)
+        done = self.leaf.exercise(*self.arguments, accept=(-9, 0), environment=dict(
+            self.environment, SLUICE_KILL_AFTER=str(call), SLUICE_KILL_MODE=mode))
+        if done.returncode == 0:
+            raise Wrong("it was not killed")
+        self.judge_crashed()
+
+
+def read_log(path):
+    """[(what, offset, length, bytes)] of the calls."""
+    calls = []
+    log = path.read_bytes()
+    at = 0
+    while at < len(log):
+        what = chr(log[at])
+        offset, length = struct.unpack_from("=QQ", log, at + 1)
+        at += 17
+        data = b""
+        if what == "w":
+            data = log[at:at + length]
+            at += length
+        calls.append((what, offset, length, data))
+    return calls
+
+
+def apply(file, call, survives):
+    """Does a call to the file; of a write, only the sectors that survive."""
+    what, offset, length, data = call
+    if what == "w":
+        end = offset + length
+        while offset < end:
+            stop = min(end, (offset // 512 + 1) * 512)
+            if survives():
+                file.seek(offset)
+                file.write(data[len(data) - (end - offset):len(data) - (end - stop)])
+            offset = stop
+    elif what == "a" and survives():
+        file.truncate(max(os.fstat(file.fileno()).st_size, offset + length))
+    elif what == "t" and survives():
+        file.truncate(offset)
+    elif what == "p" and survives():
+        file.seek(offset)
+        file.write(bytes(min(length, max(0, os.fstat(file.fileno()).st_size - offset))))
+
+
+def cut_power(scenario, calls, cuts, seed):
+    """Between two flushes, some sectors of what was written have reached the disk and some have not."""
+    draw = random.Random(seed)
+    durable = scenario.leaf.folder / "durable.qcow2"
+    shutil.copyfile(scenario.start, durable)
+    moments = sorted(draw.sample(range(1, len(calls) + 1), min(cuts, len(calls))))
+    done = 0
+    with open(durable, "r+b", buffering=0) as file:
+        for moment in moments:
+            flushes = [number for number in range(done, moment) if calls[number][0] == "f"]
+            if flushes:
+                for call in calls[done:flushes[-1]]:
+                    apply(file, call, lambda: True)
+                done = flushes[-1] + 1
+            shutil.copyfile(durable, scenario.leaf.path)
+            chance = draw.choice((0.0, 0.1, 0.5, 0.9, 0.5))
+            with open(scenario.leaf.path, "r+b", buffering=0) as cut:
+                for call in calls[done:moment]:
+                    apply(cut, call, lambda: draw.random() < chance)
+            try:
+                scenario.judge_crashed()
+            except Wrong as wrong:
+                kept = shutil.copyfile(scenario.leaf.path, "/tmp/sluice-cut.qcow2") if os.environ.get("SLUICE_KEEP") else "-"
+                raise Wrong(f"power cut after call {moment} of {len(calls)}, chance {chance}, kept {kept}:\n{wrong}") from wrong
+    durable.unlink()
+    return len(moments)
+
+
+def kill_everywhere(scenario, calls, points):
+    count = len(calls)
+    chosen = range(1, count + 1) if points == 0 or points >= count else sorted({1 + i * count // points for i in range(points)})
+    for number, call in enumerate(chosen):
+        halves = calls[call - 1][0] == "w" and calls[call - 1][2] > 1024 and number % 2
+        mode = "half" if halves else "after"
+        try:
+            scenario.kill_at(call, mode)
+        except Wrong as wrong:
+            raise Wrong(f"killed {mode} call {call} of {count} ({calls[call - 1][:3]}):\n{wrong}") from wrong
+    return len(chosen)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("exerciser")
+    parser.add_argument("library")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
+    parser.add_argument("--points", type=int, default=30)
+    parser.add_argument("--cuts", type=int, default=20)
+    options = parser.parse_args()
+    failed = 0
+    for name in options.names or SCENARIOS:
+        begun = time.monotonic()
+        with work_folder() as folder:
+            try:
+                scenario = Scenario(folder, name, os.path.abspath(options.exerciser), os.path.abspath(options.library),
+                                    options.seed)
+                calls = scenario.record()
+                killed = kill_everywhere(scenario, calls, options.points)
+                cut = cut_power(scenario, calls, options.cuts, options.seed)
+                print(f"ok {name}, seed {options.seed}: {len(calls)} calls, {killed} kills, {cut} power cuts "
+                      f"({time.monotonic() - begun:.1f} s)", flush=True)
+            except Wrong as wrong:
+                failed += 1
+                print(f"not ok {name}, seed {options.seed}\n{wrong}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
