@@ -27,6 +27,7 @@
 #define START_FLUSH_MS	    10000
 #define STOP_FLUSH_MS	    500
 #define LOG_EVERY_MS	    1000
+#define TICK_MS_MAX	    1000
 
 struct broker {
 	struct mq *mq;
@@ -311,24 +312,29 @@ static void take_commits(void *owner)
 	perform_effects(broker);
 }
 
+static uint64_t earlier(uint64_t one, uint64_t other)
+{
+	return one < other ? one : other;
+}
+
 static uint64_t tick(void *owner, uint64_t now_ms)
 {
 	struct broker *broker = owner;
-	uint64_t next_ms;
+	uint64_t next_ms = now_ms + TICK_MS_MAX;
 	struct err err;
 
 	mq_guard_descriptors(broker->mq, now_ms);
-	front_log_dropped(broker->commands, now_ms);
-	front_log_dropped(broker->workers, now_ms);
-	front_log_dropped(broker->images, now_ms);
-	next_ms = core_tick(broker->core, time_now(), &broker->effects);
+	next_ms = earlier(next_ms, core_tick(broker->core, time_now(), &broker->effects));
 	perform_effects(broker);
+	next_ms = earlier(next_ms, front_tick(broker->commands, now_ms));
+	front_tick(broker->workers, now_ms);
+	front_tick(broker->images, now_ms);
 	if (store_writer_waiting_bytes(broker->writer) > WAITING_BYTES_FATAL) {
 		err_set(&err, "the store does not move: %zu bytes wait for '%s'",
 			store_writer_waiting_bytes(broker->writer), broker->store_folder);
 		fail(broker, &err);
 	}
-	return next_ms < now_ms + LOG_EVERY_MS ? next_ms : now_ms + LOG_EVERY_MS;
+	return next_ms;
 }
 
 /* ---- start */

@@ -7,16 +7,20 @@
 #include <string.h>
 
 #include "broker/peers.h"
+#include "broker/unsent.h"
 #include "common/check.h"
+#include "common/clock.h"
 #include "common/log.h"
 
 #define FRAME_BYTES_MAX	  (1U << 20)
 #define PEERS_MAX	  65536
-#define QUEUE_OF_CLIENTS  1000
+#define QUEUE_OF_CLIENTS  64 /* replies may have a mebibyte each; unsent.c keeps the rest */
 #define QUEUE_OF_PEERS	  8192
 #define LINGER_MS	  200
 #define ADDRESS_BYTES_MAX (MQ_FRAMES_MAX * (2 + MQ_ENVELOPE_FRAME_MAX))
 #define LOG_EVERY_MS	  1000
+#define UNSENT_BYTES_MAX  (64U << 20) /* over all clients */
+#define UNSENT_AGE_MS	  60000
 
 struct front {
 	struct front_options options;
@@ -24,7 +28,12 @@ struct front {
 	struct mq_socket *socket;
 	struct mq_message *message;
 	struct peers *peers;
-	uint64_t dropped; /* here; the socket counts its own */
+	struct unsent *unsent;
+	/* Whose queue was full last in this pass over unsent; length 0: nobody's. */
+	unsigned char full[MQ_ROUTING_ID_MAX];
+	size_t full_length;
+	uint64_t dropped;  /* messages here; the socket counts its own */
+	uint64_t given_up; /* replies */
 	uint64_t logged, log_at_ms;
 };
 
@@ -96,26 +105,72 @@ static void receive(void *owner)
 		take_message(front);
 }
 
-enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes, size_t length)
+static enum mq_sent send_to(
+	struct front *front, const struct peer_address *address, const void *bytes, size_t length)
 {
 	struct mq_frame frames[MQ_FRAMES_MAX];
-	struct peer_address address;
 	struct err err;
-	size_t count;
+	size_t count = unpack_address(address, frames);
 	int sent;
+
+	frames[count] = (struct mq_frame){bytes, length};
+	sent = mq_send(front->socket, frames, count + 1, &err);
+	if (sent >= 0)
+		return (enum mq_sent)sent;
+	log_error("%s: %s: taking the peer for gone", front->options.name, err.text);
+	return MQ_PEER_GONE;
+}
+
+enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes, size_t length)
+{
+	struct peer_address address;
+	enum mq_sent sent;
 
 	if (!peers_find(front->peers, number, &address))
 		return MQ_PEER_GONE;
-	count = unpack_address(&address, frames);
-	frames[count] = (struct mq_frame){bytes, length};
-	sent = mq_send(front->socket, frames, count + 1, &err);
-	if (sent < 0) {
-		log_error("%s: %s: taking the peer for gone", front->options.name, err.text);
-		sent = MQ_PEER_GONE;
+	sent = send_to(front, &address, bytes, length);
+	if (sent == MQ_PEER_FULL && front->options.kind == FRONT_CLIENTS) {
+		unsent_add(front->unsent, clock_monotonic_ms(), number, bytes, length);
+		return MQ_SENT;
 	}
 	if (sent != MQ_SENT || front->options.kind == FRONT_CLIENTS)
 		peers_forget(front->peers, number);
-	return (enum mq_sent)sent;
+	return sent;
+}
+
+/* ---- replies that were kept */
+
+static bool is_known_to_be_full(const struct front *front, const struct mq_frame *id)
+{
+	return front->full_length == id->length && !memcmp(front->full, id->bytes, id->length);
+}
+
+static int try_again(void *owner, uint64_t number, const void *bytes, size_t length)
+{
+	struct front *front = owner;
+	struct mq_frame frames[MQ_FRAMES_MAX];
+	struct peer_address address;
+
+	if (!peers_find(front->peers, number, &address))
+		return 1;
+	unpack_address(&address, frames);
+	if (is_known_to_be_full(front, &frames[0]))
+		return 0;
+	if (send_to(front, &address, bytes, length) == MQ_PEER_FULL) {
+		front->full_length = frames[0].length;
+		memcpy(front->full, frames[0].bytes, frames[0].length);
+		return 0;
+	}
+	peers_forget(front->peers, number);
+	return 1;
+}
+
+static void give_up(void *owner, uint64_t number)
+{
+	struct front *front = owner;
+
+	front->given_up++;
+	peers_forget(front->peers, number);
 }
 
 void front_forget(struct front *front, uint64_t number)
@@ -143,6 +198,13 @@ struct front *front_new(
 
 	front->options = *options;
 	front->message = mq_message_new();
+	front->unsent = unsent_new(&(struct unsent_options){
+		.bytes_max = UNSENT_BYTES_MAX,
+		.age_max_ms = UNSENT_AGE_MS,
+		.try_to_send = try_again,
+		.drop = give_up,
+		.owner = front,
+	});
 	front->peers =
 		peers_new(for_clients ? FRONT_REQUESTS_MAX : PEERS_MAX, options->next_number);
 	front->socket = mq_socket_new(mq, MQ_ROUTER, &socket_options, err);
@@ -163,6 +225,7 @@ void front_free(struct front *front)
 	mq_socket_free(front->socket);
 	mq_message_free(front->message);
 	peers_free(front->peers);
+	unsent_free(front->unsent);
 	free(front);
 }
 
@@ -176,15 +239,23 @@ uint64_t front_dropped(const struct front *front)
 	return front->dropped + mq_dropped(front->socket);
 }
 
-void front_log_dropped(struct front *front, uint64_t now_ms)
+static void log_dropped(struct front *front, uint64_t now_ms)
 {
-	uint64_t dropped = front_dropped(front);
+	uint64_t dropped = front_dropped(front) + front->given_up;
 
 	if (dropped == front->logged || now_ms < front->log_at_ms)
 		return;
-	log_warn("%s: dropped %llu messages with wrong frames, %llu since the start",
-		front->options.name, (unsigned long long)(dropped - front->logged),
-		(unsigned long long)dropped);
+	log_warn(
+		"%s: dropped %llu messages with wrong frames and %llu replies that nobody read, since the start",
+		front->options.name, (unsigned long long)front_dropped(front),
+		(unsigned long long)front->given_up);
 	front->logged = dropped;
 	front->log_at_ms = now_ms + LOG_EVERY_MS;
+}
+
+uint64_t front_tick(struct front *front, uint64_t now_ms)
+{
+	log_dropped(front, now_ms);
+	front->full_length = 0;
+	return unsent_retry(front->unsent, now_ms);
 }

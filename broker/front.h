@@ -34,8 +34,8 @@ struct front *front_new(
 void front_free(struct front *front);
 int MUST_CHECK front_bind(struct front *front, const char *endpoint, struct err *err);
 
-/* Sends to a peer, or answers a request (whose number ends with that).  An enum mq_sent; who is gone or full is forgotten, and
- * so MQ_PEER_GONE from then on. */
+/* Sends to a peer, or answers a request (whose number ends with that).  A peer that is gone or full is forgotten, and so
+ * MQ_PEER_GONE from then on; for a client whose queue is full the reply is kept and sent later (front_tick). */
 enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes, size_t length);
 void front_forget(struct front *front, uint64_t number);
 /* How many requests wait for their reply (peers: how many are known).  Of more than FRONT_REQUESTS_MAX the oldest are never
@@ -44,7 +44,7 @@ size_t front_count(const struct front *front);
 
 /* Messages that were no message at all: too many frames, too long ones before the last. */
 uint64_t front_dropped(const struct front *front);
-/* Says in the log, at most once a second, that messages were dropped. */
-void front_log_dropped(struct front *front, uint64_t now_ms);
+/* Sends what was kept, and says in the log, at most once a second, that messages were dropped.  When to be called again. */
+uint64_t front_tick(struct front *front, uint64_t now_ms);
 
 #endif

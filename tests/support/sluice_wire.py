@@ -35,12 +35,14 @@ class CommandError(Exception):
 
 
 class Socket:
-    """A socket with a context of its own, so that closing one leaves nothing behind."""
+    """A socket with a context of its own, so that closing one leaves nothing behind.  `queue` messages each way are kept here
+    (0: any number); what the broker sends beyond that and beyond its own queue is lost."""
 
-    def __init__(self, place, kind, endpoint):
+    def __init__(self, place, kind, endpoint, queue=0):
         self.context = zmq.Context(io_threads=1)
         self.socket = self.context.socket(kind)
         self.socket.linger = 0
+        self.socket.set_hwm(queue)
         self.prepare()
         self.socket.connect(endpoint)
         place.finally_do(self.close)
@@ -125,7 +127,6 @@ class Events(Socket):
         super().__init__(place, zmq.SUB, endpoint or place.endpoint("events"))
 
     def prepare(self):
-        self.socket.set_hwm(0)
         self.socket.subscribe(self.prefix)
 
     def next(self, seconds=10.0):
