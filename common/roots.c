@@ -118,13 +118,13 @@ static bool nearest_folder_is_beneath(const struct roots *roots, const char *pat
 
 	if (strlen(path) >= sizeof folder)
 		return true;
-	strcpy(folder, path);
+	memcpy(folder, path, strlen(path) + 1);
 	for (;;) {
 		char *slash = strrchr(folder, '/');
 		if (slash && slash != folder)
 			*slash = '\0';
 		else
-			strcpy(folder, slash ? "/" : ".");
+			memcpy(folder, slash ? "/" : ".", 2);
 
 		CLEANUP_FREE char *true_name = realpath(folder, NULL);
 		if (true_name)

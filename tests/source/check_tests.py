@@ -1,0 +1,17 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Every test that is written is also run: tests/meson.build names each script and each unit test; unit tests belong to a source file."""
+import re
+
+from tree import TOP, files, finish, name
+
+build = "\n".join(path.read_text() for path in (TOP / "tests").rglob("meson.build"))
+names = set(re.findall(r"'([A-Za-z0-9_]+)'", build)) | set(re.findall(r"'(?:[a-z]+/)?([A-Za-z0-9_]+)\.(?:py|c)'", build))
+complaints = []
+for path in files(".py", ".c"):
+    mine = name(path)
+    if re.match(r"tests/(system|interop|source|model|simulation)/[^/]+\.py$", mine) and path.stem not in names | {"tree"}:
+        complaints.append(f"{mine}: tests/meson.build does not run it")
+    if re.match(r"tests/unit/test_[^/]+\.c$", mine) and path.stem.removeprefix("test_") not in names:
+        complaints.append(f"{mine}: tests/meson.build does not run it")
+finish(complaints)
