@@ -12,15 +12,16 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define FRAME_BYTES_MAX	  (1U << 20)
-#define PEERS_MAX	  65536
-#define QUEUE_OF_CLIENTS  64 /* replies may have a mebibyte each; unsent.c keeps the rest */
-#define QUEUE_OF_PEERS	  8192
-#define LINGER_MS	  200
-#define ADDRESS_BYTES_MAX (MQ_FRAMES_MAX * (2 + MQ_ENVELOPE_FRAME_MAX))
-#define LOG_EVERY_MS	  1000
-#define UNSENT_BYTES_MAX  (64U << 20) /* over all clients */
-#define UNSENT_AGE_MS	  60000
+#define FRAME_BYTES_MAX	     (1U << 20)
+#define PEER_FRAME_BYTES_MAX (4U << 20) /* a hello names every device and lease */
+#define PEERS_MAX	     65536
+#define QUEUE_OF_CLIENTS     64 /* replies may have a mebibyte each; unsent.c keeps the rest */
+#define QUEUE_OF_PEERS	     8192
+#define LINGER_MS	     200
+#define ADDRESS_BYTES_MAX    (MQ_FRAMES_MAX * (2 + MQ_ENVELOPE_FRAME_MAX))
+#define LOG_EVERY_MS	     1000
+#define UNSENT_BYTES_MAX     (64U << 20) /* over all clients */
+#define UNSENT_AGE_MS	     60000
 
 struct front {
 	struct front_options options;
@@ -190,7 +191,7 @@ struct front *front_new(
 {
 	bool for_clients = options->kind == FRONT_CLIENTS;
 	struct mq_options socket_options = {
-		.max_frame_bytes = FRAME_BYTES_MAX,
+		.max_frame_bytes = for_clients ? FRAME_BYTES_MAX : PEER_FRAME_BYTES_MAX,
 		.queue_messages = for_clients ? QUEUE_OF_CLIENTS : QUEUE_OF_PEERS,
 		.linger_ms = LINGER_MS,
 	};

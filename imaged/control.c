@@ -16,7 +16,7 @@
 #include "imaged/request.h"
 #include "schemas/errors.gen.h"
 
-#define FRAME_BYTES_MAX	  (1 << 20)
+#define FRAME_BYTES_MAX	  ((size_t)4 << 20)
 #define REQUESTS_MAX	  10000 /* in our hands; the broker has far fewer outstanding */
 #define TIDY_MS		  200
 #define WIND_DOWN_MS	  3000

@@ -29,7 +29,7 @@
 #define PROTOCOL	     1
 #define HEARTBEAT_MS	     1000
 #define TIMEOUT_MS	     5000
-#define FRAME_BYTES_MAX	     ((size_t)1 << 20)
+#define FRAME_BYTES_MAX	     ((size_t)4 << 20)
 #define PROGRESS_INTERVAL_MS 500
 #define LEASES_MAX	     MSG_WORKER_HELLO_LEASES_MAX /* in hand and to be acknowledged */
 #define GOODBYE_FINISH_MS    3000 /* what is being copied may go on so long ... */
