@@ -173,8 +173,8 @@ static int open_leaf(struct chain *chain, const struct roots *roots, const char 
 	else if (guess_format(roots, file, &format, err) < 0)
 		return -1;
 	else if (strcmp(format, "raw") == 0)
-		read_only =
-			true; /* a guest could write a qcow2 header into it, and mean any file */
+		/* Its guest could write a qcow2 header into it, to be believed next time. */
+		read_only = true;
 	chain->read_only = read_only;
 	if (add_layer(chain, roots, file, file, format, !read_only, &chain->leaf, err) < 0)
 		return -1;

@@ -16,6 +16,7 @@
 
 #include "imaged/qcow2_format.h"
 #include "schemas/errors.gen.h"
+#include "schemas/wire.h"
 
 #define INCOMPATIBLE_DATA_FILE	 (UINT64_C(1) << 2)
 #define INCOMPATIBLE_COMPRESSION (UINT64_C(1) << 3)
@@ -230,12 +231,27 @@ static int check_tables(const struct qcow2_header *header, uint64_t file_size, s
 	return 0;
 }
 
-/* Text of a header that will be used as a C string. */
+/* UTF-8 without control characters: it will be shown on terminals, sent, and compared with what users type. */
+static bool is_plain_text(const unsigned char *bytes, size_t length)
+{
+	size_t character;
+
+	for (size_t i = 0; i < length; i += character) {
+		character = wire_utf8_character(bytes + i, length - i);
+		if (character == 0 || bytes[i] < 0x20 || bytes[i] == 0x7f)
+			return false;
+		if (bytes[i] == 0xc2 && bytes[i + 1] < 0xa0) /* U+0080 to U+009F */
+			return false;
+	}
+	return true;
+}
+
 static int copy_text(char *ret_text, const unsigned char *bytes, uint32_t length, const char *what,
 	struct err *err)
 {
-	if (memchr(bytes, '\0', length))
-		return err_set(err, "the %s in the header holds a NUL byte", what);
+	if (!is_plain_text(bytes, length))
+		return err_set_kind(err, ERROR_CLASS_NOT_SUPPORTED,
+			"the %s in the header is not UTF-8 text without control characters", what);
 	memcpy(ret_text, bytes, length);
 	ret_text[length] = '\0';
 	return 0;

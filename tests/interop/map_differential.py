@@ -5,7 +5,8 @@
     map_differential.py --chain-read PROGRAM [--chains N] [--seed S] [--keep]
 
 Each chain is made from a seed of its own, which is printed when it fails; `--chains 1 --seed S` makes that chain again.
-Every file of a chain is read as a leaf, with requests of random length, so that each border of each kind is met."""
+Every file of a chain is read as a leaf, with requests of random length, so that each border of each kind is met; at last the
+chain is damaged, and then must be read or refused."""
 
 import argparse
 import os
@@ -203,6 +204,27 @@ def judge(dice, layers, folder, chain_read):
     return alike, broken
 
 
+def damage(dice, layer):
+    """Flips some bits in the part of the file where most metadata is."""
+    with open(layer.path, "r+b") as file:
+        end = min(os.path.getsize(layer.path), 40 * layer.cluster_size)
+        for _ in range(dice.randrange(1, 6)):
+            offset = dice.choice([dice.randrange(200), dice.randrange(end)])
+            file.seek(offset)
+            byte = file.read(1)[0] ^ 1 << dice.randrange(8)
+            file.seek(offset)
+            file.write(bytes([byte]))
+
+
+def survive(dice, layers, folder, chain_read):
+    """Damaged files are read or refused, within seconds, without a crash."""
+    damage(dice, dice.choice([layer for layer in layers if layer.format == "qcow2"]))
+    done = subprocess.run([chain_read, "--seed", "1", layers[-1].path, os.path.join(folder, "ours")], text=True, timeout=60,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    if done.returncode not in (0, 1) or "Sanitizer" in done.stderr:
+        raise Failure(f"{layers[-1].path}, damaged, ends the reader with {done.returncode}: {done.stderr}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--chain-read", required=True)
@@ -219,7 +241,10 @@ def main():
         folder = tempfile.mkdtemp(prefix="sluice-map-")
         dice = random.Random(seed)
         try:
-            counts = judge(dice, make_chain(dice, folder), folder, arguments.chain_read)
+            layers = make_chain(dice, folder)
+            counts = judge(dice, layers, folder, arguments.chain_read)
+            for _ in range(5):
+                survive(dice, layers, folder, arguments.chain_read)
             alike, broken = alike + counts[0], broken + counts[1]
         except Failure as failure:
             print(f"FAILED with seed {seed}: {failure}", file=sys.stderr)

@@ -269,7 +269,30 @@ START_TEST(backing_name_must_be_text_in_the_first_cluster)
 	qcow2_store32(bytes + QCOW2_AT_BACKING_NAME_LENGTH, 1024);
 	refuses("too long", 0);
 	qcow2_store32(bytes + QCOW2_AT_BACKING_NAME_LENGTH, 7);
-	refuses("NUL", 0);
+	refuses("control characters", ERROR_CLASS_NOT_SUPPORTED);
+}
+END_TEST
+
+START_TEST(names_are_text_that_can_be_shown)
+{
+	static const char *const wrong[] = {"b\nase", "b\033[2Jase", "b\x7f", "\xff", "b\xc3",
+		"\xc0\x80",
+		"\xc2\x9b"
+		"2J"};
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		make_header(3);
+		set_backing_name(512, wrong[i]);
+		refuses("UTF-8", ERROR_CLASS_NOT_SUPPORTED);
+		make_header(3);
+		add_extension(
+			112, QCOW2_EXTENSION_BACKING_FORMAT, wrong[i], (uint32_t)strlen(wrong[i]));
+		refuses("UTF-8", ERROR_CLASS_NOT_SUPPORTED);
+	}
+	make_header(3);
+	set_backing_name(512, "b\xc3\xa4se \xe2\x82\xac");
+	accepts();
+	ck_assert_str_eq(header.backing_name, "b\xc3\xa4se \xe2\x82\xac");
 }
 END_TEST
 
@@ -355,5 +378,6 @@ UNIT_MAIN("qcow2_header", plain_version_3_header_is_read,
 	version_2_header_has_the_defaults_of_its_time, extensions_are_found_with_their_places,
 	extensions_without_end_marker_are_read_up_to_the_name, features_are_refused_by_name,
 	dirty_bit_is_no_error, compression_type_and_its_bit_must_agree, one_wrong_field_is_named,
-	backing_name_must_be_text_in_the_first_cluster, broken_extensions_are_refused,
-	every_truncation_is_refused_or_read, random_damage_never_crashes_the_parser)
+	backing_name_must_be_text_in_the_first_cluster, names_are_text_that_can_be_shown,
+	broken_extensions_are_refused, every_truncation_is_refused_or_read,
+	random_damage_never_crashes_the_parser)
