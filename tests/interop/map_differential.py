@@ -228,7 +228,7 @@ def survive(dice, layers, folder, chain_read):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--chain-read", required=True)
-    parser.add_argument("--chains", type=int, default=50)
+    parser.add_argument("--chains", type=int, default=40)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     parser.add_argument("--keep", action="store_true", help="keep the files of a chain that failed")
     arguments = parser.parse_args()
