@@ -162,7 +162,8 @@ static int map(struct request *request, struct trouble *trouble)
 		stream_check_open(request->device, asked->job, trouble) < 0)
 		return -1;
 	scope = stream_scope(request->device);
-	if (asked->offset > scope.chain->size || asked->offset % scope.cluster_size != 0)
+	if (asked->offset > scope.chain->size ||
+		(asked->offset % scope.cluster_size != 0 && asked->offset != scope.chain->size))
 		return err_set(&trouble->err, "no cluster of the disk begins at %llu",
 			(unsigned long long)asked->offset);
 	page.runs = wire_memory_get(&request->memory, PAGE_RUNS * sizeof page.runs[0]);

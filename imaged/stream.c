@@ -173,6 +173,7 @@ int stream_count(
 	uint64_t space_free, growth;
 	int r;
 
+	scope.known_zero = NULL; /* none is known before the first byte */
 	if (stream->is_counted || stream->has_nothing_to_do)
 		return 1;
 	if (plan_space_free(device->leaf->fd, &space_free, &trouble->err) < 0)

@@ -114,7 +114,7 @@ static int need_of_cluster(const struct work_scope *scope, uint64_t offset, uint
 void work_walk_begin(
 	struct work_walk *walk, const struct work_scope *scope, uint64_t offset, uint64_t end)
 {
-	bug_if(offset % scope->cluster_size != 0 || end > scope->chain->size);
+	bug_if((offset % scope->cluster_size != 0 && offset != end) || end > scope->chain->size);
 	bug_if(end % scope->cluster_size != 0 && end != scope->chain->size);
 	*walk = (struct work_walk){.scope = scope, .position = offset, .end = end};
 }

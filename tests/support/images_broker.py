@@ -13,7 +13,6 @@ from harness import Failed, check, check_equal
 from sluice_wire import pack, unpack, wire_names
 
 F_OFD_SETLK = 37
-ANSWERS_OF_IMAGED = ("imaged_hello", "imaged_heartbeat", "imaged_goodbye", "device_failed")
 
 
 class Refused(Exception):
@@ -32,6 +31,7 @@ class ImagesBroker:
     def __init__(self, place):
         self.place = place
         self.peer = None
+        self.known = set()
         self.hello = None
         self.welcomes = True
         self.number = 0
@@ -52,7 +52,7 @@ class ImagesBroker:
     def unbind(self):
         self.socket.close(0)
         self.peer = None
-        self.hello = None
+        self.known = set()
 
     def close(self):
         self.socket.close(0)
@@ -72,6 +72,10 @@ class ImagesBroker:
         peer, body = self.socket.recv_multipart()
         message = unpack(body)
         self.peer = peer
+        if message["type"] != "imaged_hello" and peer not in self.known:
+            self.send("imaged_unknown")
+            return
+        self.known.add(peer)
         if message["type"] == "imaged_hello":
             self.hello = message
             if self.welcomes:
