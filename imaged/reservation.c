@@ -11,6 +11,8 @@
 #include "imaged/stream.h"
 #include "schemas/errors.gen.h"
 
+/* So many that a worker's list of zeroes has room for every second one. */
+#define CLUSTERS_MAX	(2 * MSG_COMMIT_ZEROES_MAX)
 #define LENGTH_MAX	(UINT64_C(256) << 20)
 #define SEGMENTS_WANTED 1000
 /* The pieces of the largest cluster where each is one of the smallest. */
@@ -78,10 +80,13 @@ static int check_wish(
 static int trim_to_need(struct reserving *reserving, struct trouble *trouble)
 {
 	uint64_t end = reserving->offset + reserving->length;
+	uint64_t most = CLUSTERS_MAX * reserving->scope.cluster_size;
 	struct work_walk walk;
 	struct work_piece piece;
 	int r;
 
+	if (most > LENGTH_MAX)
+		most = LENGTH_MAX;
 	work_walk_begin(&walk, &reserving->scope, reserving->offset, end);
 	reserving->length = 0;
 	while ((r = work_walk_next(&walk, &piece, &trouble->err)) == 1) {
@@ -94,8 +99,8 @@ static int trim_to_need(struct reserving *reserving, struct trouble *trouble)
 		if (reserving->length == 0)
 			reserving->offset = piece.offset;
 		reserving->length += piece.length;
-		if (reserving->length >= LENGTH_MAX) {
-			reserving->length = LENGTH_MAX;
+		if (reserving->length >= most) {
+			reserving->length = most;
 			return 0;
 		}
 	}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker's side of the imageds' socket and a worker, both by hand, so that a test decides when what is said and written."""
 
+import ctypes
 import fcntl
 import os
 import struct
@@ -9,7 +10,9 @@ import zlib
 
 import zmq
 
+import images
 from harness import Failed, check, check_equal
+from images import KIB, MIB
 from sluice_wire import pack, unpack, wire_names
 
 F_OFD_SETLK = 37
@@ -203,6 +206,19 @@ def lock_byte(fd, byte):
     fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
 
 
+def inflate(stored, length):
+    return zlib.decompressobj(-12).decompress(stored, length)
+
+
+def unpack_zstd(stored, length):
+    library = ctypes.CDLL("libzstd.so.1")
+    library.ZSTD_findFrameCompressedSize.restype = library.ZSTD_decompress.restype = ctypes.c_size_t
+    frame = library.ZSTD_findFrameCompressedSize(stored, ctypes.c_size_t(len(stored)))
+    target = ctypes.create_string_buffer(length)
+    library.ZSTD_decompress(target, ctypes.c_size_t(length), stored, ctypes.c_size_t(frame))
+    return target.raw
+
+
 class HandWorker:
     """Joins a leaf and copies by pread and pwrite, when and as often as a test likes."""
 
@@ -237,9 +253,9 @@ class HandWorker:
         if source["codec"] == "plain":
             found = os.pread(file, source["length"], source["offset"])
         else:
-            check_equal(source["codec"], "deflate", "codec")
             stored = os.pread(file, source["stored"], source["offset"])
-            whole = zlib.decompressobj(-12).decompress(stored, source["cluster"])
+            unpack_cluster = {"deflate": inflate, "zstd": unpack_zstd}[source["codec"]]
+            whole = unpack_cluster(stored, source["cluster"])
             check_equal(len(whole), source["cluster"], "decompressed bytes")
             found = whole[source["skip"]:source["skip"] + source["length"]]
         check_equal(len(found), source["length"], f"bytes of {source}")
@@ -255,7 +271,10 @@ class HandWorker:
             for offset in range(piece["offset"], piece["offset"] + piece["length"], self.cluster_size):
                 cluster = content[at:at + self.cluster_size]
                 if detect and order["detect-zeroes"] and not any(cluster):
-                    zeroes.append({"offset": at, "length": self.cluster_size})
+                    if zeroes and zeroes[-1]["offset"] + zeroes[-1]["length"] == at:
+                        zeroes[-1]["length"] += self.cluster_size
+                    else:
+                        zeroes.append({"offset": at, "length": self.cluster_size})
                 else:
                     os.pwrite(self.leaf, cluster, offset)
                 at += self.cluster_size
@@ -277,3 +296,24 @@ class HandWorker:
     def leave(self):
         self.die()
         self.broker.ask("end_join", join=self.join, stopped=True)
+
+
+def start_imaged(place, *options):
+    broker = ImagesBroker(place)
+    imaged = place.start("sluice-imaged", "--root", place.path, *options)
+    broker.wait_hello()
+    return broker, imaged
+
+
+def simple_chain(place, **options):
+    """A raw base of 4 MiB with holes, an empty leaf on it; (leaf, what it must read as)."""
+    images.create_raw(place.path / "base.raw", 4 * MIB,
+                      [(0, images.pattern(300 * KIB, 1)), (2 * MIB + 512, images.pattern(MIB, 2))])
+    leaf = images.create(place.path / "leaf.qcow2", None, "base.raw", **options)
+    return leaf, images.flatten(leaf, place.path / "reference.raw")
+
+
+def check_done(leaf, reference, backing=None):
+    images.check_clean(leaf)
+    images.compare(leaf, reference)
+    check_equal(images.info(leaf).get("backing-filename"), backing, "backing file")

@@ -4,43 +4,21 @@
 
 import os
 import pathlib
-import signal
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
 import images
-from harness import Failed, check, check_equal, run, wait_until
+from harness import check, check_equal, run
 from images import KIB, MIB
-from images_broker import HandWorker, ImagesBroker, Refused
+from images_broker import HandWorker, ImagesBroker, check_done, simple_chain, start_imaged
 from random_chain import RandomChain
 
 
-def _start(place, *options):
-    broker = ImagesBroker(place)
-    imaged = place.start("sluice-imaged", "--root", place.path, *options)
-    broker.wait_hello()
-    return broker, imaged
-
-
-def _simple_chain(place, **options):
-    """A raw base of 4 MiB with holes, an empty leaf on it; (leaf, what it must read as)."""
-    images.create_raw(place.path / "base.raw", 4 * MIB,
-                      [(0, images.pattern(300 * KIB, 1)), (2 * MIB + 512, images.pattern(MIB, 2))])
-    leaf = images.create(place.path / "leaf.qcow2", None, "base.raw", **options)
-    return leaf, images.flatten(leaf, place.path / "reference.raw")
-
-
-def check_done(leaf, reference, backing=None):
-    images.check_clean(leaf)
-    images.compare(leaf, reference)
-    check_equal(images.info(leaf).get("backing-filename"), backing, "backing file")
-
-
 def a_whole_stream_leaves_an_image_of_its_own(place):
-    leaf, reference = _simple_chain(place)
-    broker, imaged = _start(place)
+    leaf, reference = simple_chain(place)
+    broker, imaged = start_imaged(place)
     state = broker.attach("d", leaf)
     check_equal([layer["node-name"] for layer in state["chain"]], ["d", "d#1"], "node names")
     opened, finished = broker.stream("d")
@@ -57,7 +35,7 @@ def a_whole_stream_leaves_an_image_of_its_own(place):
 
 
 def random_chains_stream_to_what_they_read_as(place):
-    broker, imaged = _start(place)
+    broker, imaged = start_imaged(place)
     for number in range(int(os.environ.get("SLUICE_CHAINS", "25"))):
         folder = place.path / f"chain{number}"
         folder.mkdir()
@@ -92,10 +70,10 @@ def _stream_chain(broker, chain, folder, base, slice_bytes):
 def a_short_layer_goes_on_hiding_what_lies_below(place):
     images.create_raw(place.path / "base.raw", 2 * MIB, [(0, b"\1" * (2 * MIB))])
     images.create(place.path / "mid.qcow2", MIB + 512, "base.raw")
+    broker, _ = start_imaged(place)
     for compat in ("1.1", "0.10"):
         leaf = images.create(place.path / f"leaf-{compat}.qcow2", 2 * MIB, "mid.qcow2", compat=compat)
         reference = images.flatten(leaf, place.path / "reference.raw")
-        broker, imaged = _start(place) if compat == "1.1" else (broker, imaged)
         broker.attach("d", leaf)
         broker.ask("open_job", device="d", job="d", base="base.raw")
         runs, present = broker.work_map("d", "d")
@@ -113,7 +91,7 @@ def a_short_layer_goes_on_hiding_what_lies_below(place):
 def zeroes_that_nothing_shows_through_stay_unallocated(place):
     images.create_raw(place.path / "base.raw", MIB, [(0, bytes(512 * KIB) + b"\1" * 512 * KIB)])
     leaf = images.create(place.path / "leaf.qcow2", None, "base.raw")
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     broker.ask("open_job", device="d", job="d")
     worker = HandWorker(broker, "d")
@@ -128,9 +106,9 @@ def zeroes_that_nothing_shows_through_stay_unallocated(place):
 
 
 def a_job_without_work_is_done_at_once(place):
-    leaf, reference = _simple_chain(place)
+    leaf, reference = simple_chain(place)
     flat = images.create(place.path / "flat.qcow2", MIB)
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("flat", flat)
     opened, _ = broker.stream("flat")
     check_equal(opened["nothing-to-do"], True, "a leaf without backing file")
@@ -144,8 +122,8 @@ def a_job_without_work_is_done_at_once(place):
 
 
 def finishing_waits_for_what_is_missing_and_may_be_asked_again(place):
-    leaf, reference = _simple_chain(place)
-    broker, _ = _start(place)
+    leaf, reference = simple_chain(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     broker.ask("open_job", device="d", job="d")
     end = {"device": "d", "job": "d", "backing_name": "", "backing_format": ""}
@@ -166,9 +144,9 @@ def finishing_waits_for_what_is_missing_and_may_be_asked_again(place):
 
 
 def what_cannot_be_streamed_is_refused_by_class(place):
-    leaf, _ = _simple_chain(place)
+    leaf, _ = simple_chain(place)
     raw = images.create_raw(place.path / "leaf.raw", MIB)
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("raw", raw, format="raw")
     broker.attach("guessed", place.path / "base.raw")
     broker.refused("open_job", "NotSupported", "Operation is not supported", device="raw", job="raw")
@@ -208,11 +186,11 @@ def what_cannot_be_streamed_is_refused_by_class(place):
 
 
 def a_file_is_attached_under_one_name_only(place):
-    leaf, _ = _simple_chain(place)
+    leaf, _ = simple_chain(place)
     link = place.path / "link.qcow2"
     link.symlink_to(leaf.name)
     other = images.create(place.path / "other.qcow2", MIB)
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     broker.attach("d", leaf)
     broker.attach("d", link)
@@ -226,8 +204,8 @@ def a_file_is_attached_under_one_name_only(place):
 
 
 def a_device_given_at_start_is_in_the_hello(place):
-    leaf, _ = _simple_chain(place)
-    broker, imaged = _start(place, "--device", f"virtio0={leaf},format=qcow2", "--name", "alpha", "--realm", "shelf")
+    leaf, _ = simple_chain(place)
+    broker, imaged = start_imaged(place, "--device", f"virtio0={leaf},format=qcow2", "--name", "alpha", "--realm", "shelf")
     check_equal([device["device"] for device in broker.hello["devices"]], ["virtio0"], "devices")
     check_equal((broker.hello["name"], broker.hello["realm"]), ("alpha", "shelf"), "names")
     imaged.stop()
@@ -249,9 +227,9 @@ def a_refused_imaged_ends_with_one_line(place):
 
 
 def snapshots_that_need_the_base_forbid_to_drop_it(place):
-    leaf, reference = _simple_chain(place)
+    leaf, reference = simple_chain(place)
     images.tool("qemu-img", "snapshot", "-c", "early", leaf)
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     broker.refused("open_job", "NotSupported", "Operation is not supported", "'early'", device="d", job="d")
     broker.refused("plan", "NotSupported", "'early'", device="d")
@@ -281,7 +259,7 @@ def the_name_in_the_header_finds_the_kept_file_or_is_refused(place):
     images.create_raw(place.path / "base.raw", MIB, [(0, b"\3" * MIB)])  # mid's word for its base means this one here
     (place.path / "good.raw").symlink_to("elsewhere/base.raw")
     reference = images.flatten(leaf, place.path / "reference.raw")
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     for name in ("base.raw", "nowhere.raw", "elsewhere/mid.qcow2", "x" * 1023, "nbd:unix:/x", "json:{}", "a:b.raw", "",
                  "/etc/passwd"):
@@ -305,7 +283,7 @@ def a_plan_tells_what_the_job_then_does(place):
     images.io(place.path / "mid.qcow2", "write -P 3 512k 1M", "write -z 4M 256k")
     leaf = images.create(place.path / "leaf.qcow2", 8 * MIB, "mid.qcow2")
     images.io(leaf, "write -P 4 0 128k", "write -z 7M 64k")
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     plan = broker.ask("plan", device="d")
     check_equal([(layer["file"], layer["copy"]) for layer in plan["layers"]],
@@ -330,7 +308,7 @@ def allocation_is_told_in_merged_runs(place):
     images.io(place.path / "mid.qcow2", "write -P 3 2M 64k", "write -z 512k 64k")
     leaf = images.create(place.path / "leaf.qcow2", 4 * MIB, "mid.qcow2")
     images.io(leaf, "write -P 4 64k 128k", "write -z 3M 64k")
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     found = [(run["offset"] // KIB, run["length"] // KIB, run["state"], run.get("layer"))
              for run in broker.ask("allocation", device="d", offset=0, length=4 * MIB)["runs"]]
@@ -347,7 +325,7 @@ def huge_empty_disks_are_mapped_at_once_in_little_memory(place):
     images.io(place.path / "base.qcow2", "write 1T 64k", f"write {(64 << 40) - 512} 512")
     images.create(place.path / "mid.qcow2", None, "base.qcow2")
     leaf = images.create(place.path / "leaf.qcow2", None, "mid.qcow2")
-    broker, imaged = _start(place)
+    broker, imaged = start_imaged(place)
     broker.attach("d", leaf)
     begun = time.monotonic()
     broker.ask("open_job", device="d", job="d")
@@ -361,239 +339,22 @@ def huge_empty_disks_are_mapped_at_once_in_little_memory(place):
     broker.stream("d")
 
 
-# ---- those who come too late
-
-
-def a_late_write_after_an_abort_changes_nothing(place):
-    leaf, reference = _simple_chain(place)
-    broker, _ = _start(place)
+def a_large_cluster_of_many_small_pieces_is_copied(place):
+    base = images.create(place.path / "base.qcow2", 4 * MIB, cluster_size=512)
+    commands = [word for offset in range(0, 2 * MIB, 1536)
+                for word in ("-c", f"write -P {place.random.randrange(1, 256)} {offset} 512")]
+    images.tool("qemu-io", "-t", "unsafe", "-f", "qcow2", *commands, base)  # 1,366 pieces and as many holes
+    leaf = images.create(place.path / "leaf.qcow2", None, "base.qcow2", cluster_size=2 * MIB)
+    reference = images.flatten(leaf, place.path / "reference.raw")
+    broker, _ = start_imaged(place)
     broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    late, worker = HandWorker(broker, "d"), HandWorker(broker, "d")
-    orders = [broker.ask("reserve", device="d", job="d", join=late.join, offset=0, length=MIB),
-              broker.ask("reserve", device="d", job="d", join=late.join, offset=2 * MIB, length=MIB)]
-    broker.ask("abort", lease=orders[0]["lease"], stopped=False)
-    broker.ask("end_join", join=late.join, stopped=False)
-    broker.refused("commit", "GenericError", lease=orders[1]["lease"], zeroes=[])
-    broker.refused("reserve", "GenericError", "not confirmed", device="d", job="d", join=late.join, offset=0, length=MIB)
-    broker.fill(worker, "d", "d")
-    for order in orders:
-        late.scribble(order)
-    broker.ask("finish", device="d", job="d", backing_name="", backing_format="")
-    for order in orders:
-        late.scribble(order)
-    late.die()
-    worker.leave()
-    wait_until(lambda: images.disk_usage(leaf) < 2 * MIB or broker.turn(0.05), "quarantine ends and its space is given back")
+    broker.stream("d", slice_bytes=2 * MIB)
     broker.ask("detach", device="d")
     check_done(leaf, reference)
-
-
-def a_worker_that_reported_frees_its_clusters_at_once(place):
-    leaf, reference = _simple_chain(place)
-    broker, _ = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d")
-    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
-    broker.ask("abort", lease=order["lease"], stopped=False)
-    broker.ask("abort", lease=order["lease"], stopped=True)
-    again = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
-    check_equal(again["destinations"], order["destinations"], "the same clusters")
-    check(again["lease"] != order["lease"], "another lease")
-    broker.ask("abort", lease=again["lease"], stopped=True)
-    broker.ask("close_job", device="d", job="d")
-    worker.leave()
-    broker.ask("detach", device="d")
-    check_done(leaf, reference, "base.raw")
-
-
-def a_join_is_confirmed_only_with_the_same_file_and_the_lock(place):
-    leaf, _ = _simple_chain(place)
-    broker, _ = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d", confirm=False)
-    for other in ({"boot_id": "x"}, {"inode": 1}, {"device_number": 1}):
-        try:
-            worker.confirm(**other)
-        except Refused:
-            continue
-        raise Failed(f"confirmed with {other}")
-    broker.refused("reserve", "GenericError", "not confirmed", device="d", job="d", join=worker.join, offset=0, length=MIB)
-    again = broker.ask("prepare_join", device="d", worker=worker.name, incarnation=HandWorker.count)
-    check_equal((again["join"], again["lock-byte"]), (worker.join, worker.prepared["lock-byte"]), "the same join")
-    check(worker.prepared["lock-byte"] > 1 << 40, "a byte that QEMU does not use")
-    worker.confirm()
-    worker.die()
-    gone = HandWorker(broker, "d", confirm=False)
-    os.close(gone.leaf)
-    gone.leaf = os.open(leaf, os.O_RDWR)
-    try:
-        gone.confirm()
-    except Refused as refusal:
-        check("lock byte" in refusal.msg, refusal.msg)
-    else:
-        raise Failed("confirmed without the lock")
-    broker.refused("confirm_join", "GenericError", join=5, boot_id="x", device_number=1, inode=1)
-
-
-def leaks_of_a_killed_imaged_wait_for_the_last_late_worker(place):
-    leaf, reference = _simple_chain(place)
-    broker, imaged = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    late = HandWorker(broker, "d")
-    order = broker.ask("reserve", device="d", job="d", join=late.join, offset=2 * MIB, length=MIB)
-    imaged.kill()
-    imaged = place.start("sluice-imaged", "--root", place.path)
-    broker.wait_hello()
-    check_equal((broker.hello["joins"], broker.hello["leases"]), ([], []), "a new life knows nothing")
-    broker.attach("d", leaf)
-    broker.refused("commit", "GenericError", lease=order["lease"], zeroes=[])
-    opened, _ = broker.stream("d")
-    late.scribble(order)
-    size = os.path.getsize(leaf)
-    late.die()
-    wait_until(lambda: "reclaiming" in imaged.err_text() or broker.turn(0.05), "the leaks are reclaimed")
-    broker.ask("detach", device="d")
-    check(os.path.getsize(leaf) <= size, "the file did not grow")
-    check_done(leaf, reference)
-
-
-def kills_at_any_moment_leave_a_leaf_that_can_be_finished(place):
-    leaf, reference = _simple_chain(place, cluster_size=4096)
-    broker, imaged = _start(place)
-    pristine = leaf.read_bytes()
-    for number in range(int(os.environ.get("SLUICE_KILLS", "12"))):
-        leaf.write_bytes(pristine)
-        _kill_at(place, broker, imaged, leaf, place.random.randrange(1, 60))
-        images.check_no_error(leaf)
-        images.compare(leaf, reference)
-        imaged = place.start("sluice-imaged", "--root", place.path)
-        broker.wait_hello()
-        broker.attach("d", leaf)
-        broker.stream("d")
-        broker.ask("detach", device="d")
-        check_done(leaf, reference)
-
-
-def _kill_at(place, broker, imaged, leaf, steps):
-    """Kills imaged after so many requests, or right after one was sent."""
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d")
-    offset = 0
-    for step in range(steps):
-        order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=offset, length=4 * MIB - offset)
-        if not order["length"]:
-            break
-        part = min(order["length"], 128 * KIB)
-        if part < order["length"]:
-            broker.ask("abort", lease=order["lease"], stopped=True)
-            order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=order["offset"], length=part)
-        zeroes = worker.copy(order)
-        if step == steps - 1:
-            broker.post("commit", lease=order["lease"], zeroes=zeroes)
-            time.sleep(place.random.random() / 500)
-            break
-        broker.ask("commit", lease=order["lease"], zeroes=zeroes)
-        offset = order["offset"] + order["length"]
-    else:
-        order = None
-    if not order or not order["length"]:
-        broker.post("finish", device="d", job="d", backing_name="", backing_format="")
-        time.sleep(place.random.random() / 100)
-    imaged.kill()
-    worker.die()
-
-
-# ---- the other end
-
-
-def a_broker_that_comes_back_is_told_what_is_open(place):
-    leaf, reference = _simple_chain(place)
-    broker, _ = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="j")
-    worker = HandWorker(broker, "d")
-    order = broker.ask("reserve", device="d", job="j", join=worker.join, offset=0, length=MIB)
-    gone = broker.ask("reserve", device="d", job="j", join=worker.join, offset=2 * MIB, length=MIB)
-    broker.ask("abort", lease=gone["lease"], stopped=False)
-    broker.unbind()
-    broker.bind()
-    hello = broker.wait_hello(20)
-    check_equal([device["device"] for device in hello["devices"]], ["d"], "devices")
-    check_equal(hello["jobs"], [{"device": "d", "job": "j"}], "jobs")
-    check_equal([(join["join"], join["worker"], join["confirmed"]) for join in hello["joins"]],
-                [(worker.join, worker.name, True)], "joins")
-    check_equal([(lease["lease"], lease["join"], lease["offset"], lease["length"]) for lease in hello["leases"]],
-                [(order["lease"], worker.join, order["offset"], order["length"])], "leases")
-    zeroes = worker.copy(order)
-    broker.ask("commit", lease=order["lease"], zeroes=zeroes)
-    opened = broker.ask("open_job", device="d", job="j")
-    broker.fill(worker, "d", "j")
-    worker.leave()
-    broker.ask("finish", device="d", job="j", backing_name=opened["backing-name"], backing_format="")
-    broker.ask("detach", device="d")
-    check_done(leaf, reference)
-
-
-def an_answer_that_nobody_hears_keeps_no_reservation(place):
-    leaf, reference = _simple_chain(place)
-    broker, imaged = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d")
-    imaged.signal(signal.SIGSTOP)
-    broker.post("reserve", device="d", job="d", join=worker.join, offset=0, length=MIB)
-    broker.send("imaged_unknown")
-    time.sleep(0.1)
-    imaged.signal(signal.SIGCONT)
-    hello = broker.wait_hello()
-    broker.ask("close_job", device="d", job="d")
-    worker.leave()
-    imaged.stop()
-    check_done(leaf, reference, "base.raw")
-    check_equal(len(hello["jobs"]), 1, "jobs")
-
-
-def a_stopped_imaged_closes_its_files_cleanly(place):
-    leaf, reference = _simple_chain(place)
-    broker, imaged = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d")
-    broker.copy_range(worker, "d", "d", 0, MIB)
-    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
-    imaged.signal(signal.SIGTERM)
-    wait_until(lambda: broker.goodbye or broker.turn(0.05), "goodbye")
-    worker.scribble(order)
-    worker.die()  # the broker told it to leave
-    check_equal(imaged.wait(10), 0, "exit status")
-    check_done(leaf, reference, "base.raw")
-
-
-def a_worker_that_stays_does_not_hold_up_the_end(place):
-    leaf, reference = _simple_chain(place)
-    broker, imaged = _start(place)
-    broker.attach("d", leaf)
-    broker.ask("open_job", device="d", job="d")
-    worker = HandWorker(broker, "d")
-    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
-    check(imaged.stop() < 8, "it took too long")
-    worker.scribble(order)
-    images.check_no_error(leaf)
-    worker.die()
-    broker, imaged = broker, place.start("sluice-imaged", "--root", place.path)
-    broker.wait_hello()
-    broker.attach("d", leaf)
-    imaged.stop()
-    check_done(leaf, reference, "base.raw")
 
 
 def devices_do_not_wait_for_one_another(place):
-    broker, _ = _start(place)
+    broker, _ = start_imaged(place)
     leaves = []
     images.create_raw(place.path / "base.raw", 4 * MIB, [(0, images.pattern(MIB, 3))])
     for number in range(8):
@@ -616,7 +377,7 @@ def devices_do_not_wait_for_one_another(place):
 
 
 def bytes_that_are_no_message_are_ignored(place):
-    broker, imaged = _start(place)
+    broker, imaged = start_imaged(place)
     for body in (b"", b"\xc1", b"\x80", place.random.randbytes(500), b"\x81\xa4type\xa4none"):
         broker.socket.send_multipart([broker.peer, body])
     broker.send("attach", request=1)

@@ -1,0 +1,250 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""imaged by itself, when something dies, comes too late or is stopped: the test plays the broker and the workers."""
+
+import os
+import pathlib
+import signal
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
+
+import images
+from harness import Failed, check, check_equal, run, wait_until
+from images import KIB, MIB
+from images_broker import HandWorker, Refused, check_done, simple_chain, start_imaged
+
+
+# ---- those who come too late
+
+
+def a_late_write_after_an_abort_changes_nothing(place):
+    leaf, reference = simple_chain(place)
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    late, worker = HandWorker(broker, "d"), HandWorker(broker, "d")
+    orders = [broker.ask("reserve", device="d", job="d", join=late.join, offset=0, length=MIB),
+              broker.ask("reserve", device="d", job="d", join=late.join, offset=2 * MIB, length=MIB)]
+    broker.ask("abort", lease=orders[0]["lease"], stopped=False)
+    broker.ask("end_join", join=late.join, stopped=False)
+    broker.refused("commit", "GenericError", lease=orders[1]["lease"], zeroes=[])
+    broker.refused("reserve", "GenericError", "not confirmed", device="d", job="d", join=late.join, offset=0, length=MIB)
+    broker.fill(worker, "d", "d")
+    for order in orders:
+        late.scribble(order)
+    broker.ask("finish", device="d", job="d", backing_name="", backing_format="")
+    for order in orders:
+        late.scribble(order)
+    late.die()
+    worker.leave()
+    wait_until(lambda: images.disk_usage(leaf) < 2 * MIB or broker.turn(0.05), "quarantine ends and its space is given back")
+    broker.ask("detach", device="d")
+    check_done(leaf, reference)
+
+
+def a_worker_that_reported_frees_its_clusters_at_once(place):
+    leaf, reference = simple_chain(place)
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
+    broker.ask("abort", lease=order["lease"], stopped=False)
+    broker.ask("abort", lease=order["lease"], stopped=True)
+    again = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
+    check_equal(again["destinations"], order["destinations"], "the same clusters")
+    check(again["lease"] != order["lease"], "another lease")
+    broker.ask("abort", lease=again["lease"], stopped=True)
+    broker.ask("close_job", device="d", job="d")
+    worker.leave()
+    broker.ask("detach", device="d")
+    check_done(leaf, reference, "base.raw")
+
+
+def a_join_is_confirmed_only_with_the_same_file_and_the_lock(place):
+    leaf, _ = simple_chain(place)
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d", confirm=False)
+    for other in ({"boot_id": "x"}, {"inode": 1}, {"device_number": 1}):
+        try:
+            worker.confirm(**other)
+        except Refused:
+            continue
+        raise Failed(f"confirmed with {other}")
+    broker.refused("reserve", "GenericError", "not confirmed", device="d", job="d", join=worker.join, offset=0, length=MIB)
+    again = broker.ask("prepare_join", device="d", worker=worker.name, incarnation=HandWorker.count)
+    check_equal((again["join"], again["lock-byte"]), (worker.join, worker.prepared["lock-byte"]), "the same join")
+    check(worker.prepared["lock-byte"] > 1 << 40, "a byte that QEMU does not use")
+    worker.confirm()
+    worker.die()
+    gone = HandWorker(broker, "d", confirm=False)
+    os.close(gone.leaf)
+    gone.leaf = os.open(leaf, os.O_RDWR)
+    try:
+        gone.confirm()
+    except Refused as refusal:
+        check("lock byte" in refusal.msg, refusal.msg)
+    else:
+        raise Failed("confirmed without the lock")
+    broker.refused("confirm_join", "GenericError", join=5, boot_id="x", device_number=1, inode=1)
+
+
+def leaks_of_a_killed_imaged_wait_for_the_last_late_worker(place):
+    leaf, reference = simple_chain(place)
+    broker, imaged = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    late = HandWorker(broker, "d")
+    order = broker.ask("reserve", device="d", job="d", join=late.join, offset=2 * MIB, length=MIB)
+    imaged.kill()
+    imaged = place.start("sluice-imaged", "--root", place.path)
+    broker.wait_hello()
+    check_equal((broker.hello["joins"], broker.hello["leases"]), ([], []), "a new life knows nothing")
+    broker.attach("d", leaf)
+    broker.refused("commit", "GenericError", lease=order["lease"], zeroes=[])
+    opened, _ = broker.stream("d")
+    late.scribble(order)
+    size = os.path.getsize(leaf)
+    late.die()
+    wait_until(lambda: "reclaiming" in imaged.err_text() or broker.turn(0.05), "the leaks are reclaimed")
+    broker.ask("detach", device="d")
+    check(os.path.getsize(leaf) <= size, "the file did not grow")
+    check_done(leaf, reference)
+
+
+def kills_at_any_moment_leave_a_leaf_that_can_be_finished(place):
+    leaf, reference = simple_chain(place, cluster_size=4096)
+    broker, imaged = start_imaged(place)
+    pristine = leaf.read_bytes()
+    for number in range(int(os.environ.get("SLUICE_KILLS", "12"))):
+        leaf.write_bytes(pristine)
+        _kill_at(place, broker, imaged, leaf, place.random.randrange(1, 60))
+        images.check_no_error(leaf)
+        images.compare(leaf, reference)
+        imaged = place.start("sluice-imaged", "--root", place.path)
+        broker.wait_hello()
+        broker.attach("d", leaf)
+        broker.stream("d")
+        broker.ask("detach", device="d")
+        check_done(leaf, reference)
+
+
+def _kill_at(place, broker, imaged, leaf, steps):
+    """Kills imaged after so many requests, or right after one was sent."""
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    offset = 0
+    for step in range(steps):
+        order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=offset, length=4 * MIB - offset)
+        if not order["length"]:
+            break
+        part = min(order["length"], 128 * KIB)
+        if part < order["length"]:
+            broker.ask("abort", lease=order["lease"], stopped=True)
+            order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=order["offset"], length=part)
+        zeroes = worker.copy(order)
+        if step == steps - 1:
+            broker.post("commit", lease=order["lease"], zeroes=zeroes)
+            time.sleep(place.random.random() / 500)
+            break
+        broker.ask("commit", lease=order["lease"], zeroes=zeroes)
+        offset = order["offset"] + order["length"]
+    else:
+        order = None
+    if not order or not order["length"]:
+        broker.post("finish", device="d", job="d", backing_name="", backing_format="")
+        time.sleep(place.random.random() / 100)
+    imaged.kill()
+    worker.die()
+
+
+# ---- the other end
+
+
+def a_broker_that_comes_back_is_told_what_is_open(place):
+    leaf, reference = simple_chain(place)
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="j")
+    worker = HandWorker(broker, "d")
+    order = broker.ask("reserve", device="d", job="j", join=worker.join, offset=0, length=MIB)
+    gone = broker.ask("reserve", device="d", job="j", join=worker.join, offset=2 * MIB, length=MIB)
+    broker.ask("abort", lease=gone["lease"], stopped=False)
+    broker.unbind()
+    broker.bind()
+    hello = broker.wait_hello(20)
+    check_equal([device["device"] for device in hello["devices"]], ["d"], "devices")
+    check_equal(hello["jobs"], [{"device": "d", "job": "j"}], "jobs")
+    check_equal([(join["join"], join["worker"], join["confirmed"]) for join in hello["joins"]],
+                [(worker.join, worker.name, True)], "joins")
+    check_equal([(lease["lease"], lease["join"], lease["offset"], lease["length"]) for lease in hello["leases"]],
+                [(order["lease"], worker.join, order["offset"], order["length"])], "leases")
+    zeroes = worker.copy(order)
+    broker.ask("commit", lease=order["lease"], zeroes=zeroes)
+    opened = broker.ask("open_job", device="d", job="j")
+    broker.fill(worker, "d", "j")
+    worker.leave()
+    broker.ask("finish", device="d", job="j", backing_name=opened["backing-name"], backing_format="")
+    broker.ask("detach", device="d")
+    check_done(leaf, reference)
+
+
+def an_answer_that_nobody_hears_keeps_no_reservation(place):
+    leaf, reference = simple_chain(place)
+    broker, imaged = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    imaged.signal(signal.SIGSTOP)
+    broker.post("reserve", device="d", job="d", join=worker.join, offset=0, length=MIB)
+    broker.send("imaged_unknown")
+    time.sleep(0.1)
+    imaged.signal(signal.SIGCONT)
+    hello = broker.wait_hello()
+    broker.ask("close_job", device="d", job="d")
+    worker.leave()
+    imaged.stop()
+    check_done(leaf, reference, "base.raw")
+    check_equal(len(hello["jobs"]), 1, "jobs")
+
+
+def a_stopped_imaged_closes_its_files_cleanly(place):
+    leaf, reference = simple_chain(place)
+    broker, imaged = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    broker.copy_range(worker, "d", "d", 0, MIB)
+    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
+    imaged.signal(signal.SIGTERM)
+    wait_until(lambda: broker.goodbye or broker.turn(0.05), "goodbye")
+    worker.scribble(order)
+    worker.die()  # the broker told it to leave
+    check_equal(imaged.wait(10), 0, "exit status")
+    check_done(leaf, reference, "base.raw")
+
+
+def a_worker_that_stays_does_not_hold_up_the_end(place):
+    leaf, reference = simple_chain(place)
+    broker, imaged = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    order = broker.ask("reserve", device="d", job="d", join=worker.join, offset=2 * MIB, length=MIB)
+    check(imaged.stop() < 8, "it took too long")
+    worker.scribble(order)
+    images.check_no_error(leaf)
+    worker.die()
+    broker, imaged = broker, place.start("sluice-imaged", "--root", place.path)
+    broker.wait_hello()
+    broker.attach("d", leaf)
+    imaged.stop()
+    check_done(leaf, reference, "base.raw")
+
+
+run(globals())
