@@ -33,7 +33,7 @@ struct mq_message {
 	size_t count;
 };
 
-static int fail(struct err *err, const char *what)
+int mq_fail(struct err *err, const char *what)
 {
 	int number = errno;
 
@@ -47,13 +47,12 @@ struct mq *mq_new(struct err *err)
 {
 	void *context = zmq_ctx_new();
 	if (!context) {
-		fail(err, "cannot make a ZeroMQ context");
+		mq_fail(err, "cannot make a ZeroMQ context");
 		return NULL;
 	}
 
 	struct mq *mq = must_calloc(1, sizeof *mq);
 	mq->context = context;
-	pthread_mutex_init(&mq->lock, NULL);
 	mq_listen_start();
 	return mq;
 }
@@ -62,10 +61,9 @@ void mq_free(struct mq *mq)
 {
 	if (!mq)
 		return;
-	bug_if(mq->sockets);
+	bug_if(atomic_load(&mq->sockets) != 0);
 	while (zmq_ctx_term(mq->context) < 0 && errno == EINTR)
 		;
-	pthread_mutex_destroy(&mq->lock);
 	free(mq);
 }
 
@@ -120,7 +118,7 @@ struct mq_socket *mq_socket_new(
 {
 	void *handle = zmq_socket(mq->context, zmq_kind(kind));
 	if (!handle) {
-		fail(err, "cannot make a ZeroMQ socket");
+		mq_fail(err, "cannot make a ZeroMQ socket");
 		return NULL;
 	}
 
@@ -128,14 +126,9 @@ struct mq_socket *mq_socket_new(
 	socket->mq = mq;
 	socket->kind = kind;
 	socket->handle = handle;
-	socket->thread = pthread_self();
-	pthread_mutex_lock(&mq->lock);
-	socket->next = mq->sockets;
-	mq->sockets = socket;
-	pthread_mutex_unlock(&mq->lock);
-
+	atomic_fetch_add(&mq->sockets, 1);
 	if (set_options(socket, options) < 0) {
-		fail(err, "cannot set up a ZeroMQ socket");
+		mq_fail(err, "cannot set up a ZeroMQ socket");
 		mq_socket_free(socket);
 		return NULL;
 	}
@@ -147,16 +140,10 @@ void mq_socket_free(struct mq_socket *socket)
 	if (!socket)
 		return;
 
-	struct mq *mq = socket->mq;
-	pthread_mutex_lock(&mq->lock);
-	struct mq_socket **place = &mq->sockets;
-	while (*place != socket)
-		place = &(*place)->next;
-	*place = socket->next;
-	pthread_mutex_unlock(&mq->lock);
-
-	mq_forget_listeners(socket);
+	for (size_t i = 0; i < socket->bound_count; i++)
+		free(socket->bound[i]);
 	zmq_close(socket->handle);
+	atomic_fetch_sub(&socket->mq->sockets, 1);
 	free(socket);
 }
 
@@ -173,7 +160,7 @@ int mq_prepare_endpoint(struct mq_socket *socket, const char *endpoint, struct e
 		set_number(socket, ZMQ_HEARTBEAT_TIMEOUT, is_tcp ? HEARTBEAT_TIMEOUT_MS : 0) < 0 ||
 		set_number(socket, ZMQ_HEARTBEAT_TTL, is_tcp ? HEARTBEAT_TTL_MS : 0) < 0 ||
 		set_number(socket, ZMQ_IPV6, strncmp(endpoint, "tcp://[", 7) == 0) < 0)
-		return fail(err, endpoint);
+		return mq_fail(err, endpoint);
 	return 0;
 }
 
@@ -182,7 +169,7 @@ int mq_connect(struct mq_socket *socket, const char *endpoint, struct err *err)
 	if (mq_prepare_endpoint(socket, endpoint, err) < 0)
 		return -1;
 	if (zmq_connect(socket->handle, endpoint) < 0) {
-		fail(err, endpoint);
+		mq_fail(err, endpoint);
 		return err_wrap(err, "cannot connect");
 	}
 	return 0;
@@ -191,7 +178,7 @@ int mq_connect(struct mq_socket *socket, const char *endpoint, struct err *err)
 int mq_subscribe(struct mq_socket *socket, const char *prefix, struct err *err)
 {
 	if (zmq_setsockopt(socket->handle, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) < 0)
-		return fail(err, "cannot subscribe");
+		return mq_fail(err, "cannot subscribe");
 	return 0;
 }
 
@@ -283,7 +270,7 @@ int mq_receive(struct mq_socket *socket, struct mq_message *message, struct err 
 	for (int i = 0; i < DROPS_PER_CALL; i++) {
 		int rc = receive_message(socket, message);
 		if (rc < 0)
-			return fail(err, "cannot receive");
+			return mq_fail(err, "cannot receive");
 		if (rc != RECEIVED_BAD)
 			return rc;
 		socket->dropped++;
@@ -329,7 +316,7 @@ int mq_send(struct mq_socket *socket, const struct mq_frame *frames, size_t coun
 		if (errno == EHOSTUNREACH)
 			return MQ_PEER_GONE;
 		if (errno != EAGAIN)
-			return fail(err, "cannot send");
+			return mq_fail(err, "cannot send");
 		return i == 0 ? MQ_PEER_FULL : finish_broken_message(socket, frames, i + 1, count);
 	}
 	return MQ_SENT;

@@ -76,9 +76,8 @@ bool mq_readable(struct mq_socket *socket);
 /* Whether a send would find room; false also while nobody is connected, where `only_when_connected` is set. */
 bool mq_writable(struct mq_socket *socket);
 
-/* Guard against running out of descriptors, where libzmq would end the process: call now and then (each loop turn is fine;
- * it counts at most once in 100 ms).  Above half of RLIMIT_NOFILE the listeners of the calling thread's sockets are unbound,
- * below 3/8 bound again; clients already connected go on.  Logs both.  A burst between two calls is turned away. */
+/* Connections that come while half of RLIMIT_NOFILE is in use are turned away (libzmq would end the process when none is
+ * left); who is connected goes on.  Call this now and then, each loop turn is fine: it logs when that begins and ends. */
 void mq_guard_descriptors(struct mq *mq, uint64_t now_ms);
 
 #endif

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Listening, and living on when descriptors run out.
  *
- * libzmq ends the process when accept(2) says EMFILE.  Two things stand against that:
+ * libzmq ends the process when accept(2) says EMFILE on an ipc listener, and unbinding in time is no way out: it ends the
+ * connections that were accepted there too.  So connections are turned away one by one, where they come in: the
+ * definition of accept4(2) below takes the place of libc's in every program that links this file.
  *
- *   - the guard counts now and then; above half of RLIMIT_NOFILE it unbinds every listener of its thread, below 3/8 it binds
- *     them again.  Connections that exist are not touched;
- *   - between two counts the definition of accept4(2) below takes the place of libc's in every program that links this
- *     file.  Where there is no descriptor left it gives up the one kept back, takes the new connection with it,
- *     closes that at once, and says "none there".  So a burst is turned away instead of ending us. */
+ * A new descriptor gets the lowest free number.  One at half of RLIMIT_NOFILE or above thus means that half of all are in
+ * use: the connection is closed at once, and the caller hears that none is there.  The other half is for everything
+ * else.  Where even that is used up, a descriptor kept back is given up for a moment to take the connection and close
+ * it; otherwise it would wait in the listener's queue and keep ZeroMQ's thread spinning.
+ *
+ * A client that was turned away tries again by itself, and later; one that is connected notices nothing. */
 #include "common/mq.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -29,12 +34,13 @@
 #include "common/log.h"
 #include "common/mq_socket.h"
 
-#define COUNT_INTERVAL_MS 100
-#define RETRY_INTERVAL_MS 1000
-#define ENDPOINT_BYTES	  512
+#define QUIET_MS	      5000 /* without turning anybody away, until that is said to be over */
+#define ENDPOINT_BYTES	      512
+#define NOTHING_LEFT_PAUSE_MS 10
 
 static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 static int spare_fd = -1; /* kept back for turning away; -1 while there is none */
+static _Atomic uint64_t turned_away;
 
 static int open_spare(void)
 {
@@ -49,28 +55,70 @@ void mq_listen_start(void)
 	pthread_mutex_unlock(&spare_lock);
 }
 
-static void turn_away(int listener)
+static int real_accept(int listener, struct sockaddr *address, socklen_t *length, int flags)
+{
+	return (int)syscall(SYS_accept4, listener, address, length, flags);
+}
+
+/* Takes a connection with the spare descriptor, and closes it.  Another thread may have taken the spare one's place: then
+ * the connection stays in the queue, and the pause keeps ZeroMQ's thread from spinning on it. */
+static void turn_away_without_descriptors(int listener)
 {
 	pthread_mutex_lock(&spare_lock);
 	if (spare_fd >= 0)
 		close(spare_fd);
-	int fd = (int)syscall(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC);
+	int fd = real_accept(listener, NULL, NULL, SOCK_CLOEXEC);
 	if (fd >= 0)
 		close(fd);
 	spare_fd = open_spare();
 	pthread_mutex_unlock(&spare_lock);
+	if (fd < 0)
+		poll(NULL, 0, NOTHING_LEFT_PAUSE_MS);
+}
+
+static bool is_in_upper_half(int fd)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)fd >= limit.rlim_cur / 2;
 }
 
 /* Instead of libc's: see the top of the file. */
 int accept4(int listener, __SOCKADDR_ARG address, socklen_t *restrict length, int flags)
 {
-	int fd = (int)syscall(SYS_accept4, listener, address.__sockaddr__, length, flags);
+	int fd = real_accept(listener, address.__sockaddr__, length, flags);
 
-	if (fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
+	if (fd >= 0 && !is_in_upper_half(fd))
 		return fd;
-	turn_away(listener);
+	if (fd >= 0) {
+		close(fd);
+		mq_listen_start();
+	} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+		turn_away_without_descriptors(listener);
+	} else {
+		return -1;
+	}
+	atomic_fetch_add(&turned_away, 1);
 	errno = EAGAIN;
 	return -1;
+}
+
+void mq_guard_descriptors(struct mq *mq, uint64_t now_ms)
+{
+	uint64_t count = atomic_load(&turned_away);
+
+	if (count != mq->turned_away) {
+		if (!mq->is_turning_away)
+			log_warn(
+				"half of all descriptors are in use: new connections are turned away");
+		mq->turned_away = count;
+		mq->turned_away_ms = now_ms;
+		mq->is_turning_away = true;
+	} else if (mq->is_turning_away && now_ms >= mq->turned_away_ms + QUIET_MS) {
+		log_info("connections_turned_away=%llu, and none of late",
+			(unsigned long long)count);
+		mq->is_turning_away = false;
+	}
 }
 
 const char *mq_ipc_path(const char *endpoint)
@@ -80,13 +128,6 @@ const char *mq_ipc_path(const char *endpoint)
 	if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 || path[0] == '*' || path[0] == '@')
 		return NULL;
 	return path;
-}
-
-void mq_forget_listeners(struct mq_socket *socket)
-{
-	for (size_t i = 0; i < socket->listeners_count; i++)
-		free(socket->listeners[i].endpoint);
-	socket->listeners_count = 0;
 }
 
 /* libzmq would remove whatever has that name: only a socket to which nobody listens may go. */
@@ -111,139 +152,36 @@ static int check_path_is_free(const char *path, struct err *err)
 	return err_set_errno(err, errno, "%s", path);
 }
 
-static int bind_now(struct mq_socket *socket, const char *endpoint, struct err *err)
+int mq_bind(struct mq_socket *socket, const char *endpoint, struct err *err)
 {
 	const char *path = mq_ipc_path(endpoint);
+	char bound[ENDPOINT_BYTES];
+	size_t size = sizeof bound;
 
+	if (socket->bound_count == MQ_LISTENERS_MAX)
+		return err_set(err, "cannot listen: %s: more than %d endpoints of one socket",
+			endpoint, MQ_LISTENERS_MAX);
 	if (mq_prepare_endpoint(socket, endpoint, err) < 0)
 		return -1;
 	if (path && check_path_is_free(path, err) < 0)
 		return err_wrap(err, "cannot listen");
 	if (zmq_bind(socket->handle, endpoint) < 0) {
-		int number = errno;
-		err_set(err, "cannot listen: %s: %s", endpoint, zmq_strerror(number));
-		if (err)
-			err->number = number;
-		return -1;
+		mq_fail(err, endpoint);
+		return err_wrap(err, "cannot listen");
 	}
 	if (path && chmod(path, 0660) < 0) {
 		err_set_errno(err, errno, "cannot set the mode of %s", path);
 		zmq_unbind(socket->handle, endpoint);
 		return -1;
 	}
-	return 0;
-}
-
-int mq_bind(struct mq_socket *socket, const char *endpoint, struct err *err)
-{
-	char bound[ENDPOINT_BYTES];
-	size_t size = sizeof bound;
-
-	if (socket->listeners_count == MQ_LISTENERS_MAX)
-		return err_set(err, "cannot listen: %s: more than %d endpoints of one socket",
-			endpoint, MQ_LISTENERS_MAX);
-	if (bind_now(socket, endpoint, err) < 0)
-		return -1;
 
 	int rc = zmq_getsockopt(socket->handle, ZMQ_LAST_ENDPOINT, bound, &size);
 	bug_if(rc < 0);
-	socket->listeners[socket->listeners_count++] =
-		(struct mq_listener){.endpoint = must_strdup(bound), .is_bound = true};
+	socket->bound[socket->bound_count++] = must_strdup(bound);
 	return 0;
 }
 
 const char *mq_bound_endpoint(const struct mq_socket *socket, size_t index)
 {
-	return index < socket->listeners_count ? socket->listeners[index].endpoint : NULL;
-}
-
-/* Open descriptors of this process; SIZE_MAX where there is not even one left to count with. */
-static size_t count_descriptors(void)
-{
-	struct stat status;
-	size_t count = 0;
-
-	if (stat("/proc/self/fd", &status) == 0 && status.st_size > 0)
-		return (size_t)status.st_size; /* Linux 6.2 and later say it here */
-
-	DIR *folder = opendir("/proc/self/fd");
-	if (!folder)
-		return SIZE_MAX;
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
-}
-
-static void unbind_all(struct mq_socket *socket)
-{
-	for (size_t i = 0; i < socket->listeners_count; i++) {
-		struct mq_listener *listener = &socket->listeners[i];
-		if (listener->is_bound && zmq_unbind(socket->handle, listener->endpoint) == 0)
-			listener->is_bound = false;
-	}
-}
-
-/* Whether all are bound again. */
-static bool bind_all(struct mq_socket *socket)
-{
-	bool are_bound = true;
-
-	for (size_t i = 0; i < socket->listeners_count; i++) {
-		struct mq_listener *listener = &socket->listeners[i];
-		struct err err;
-
-		if (listener->is_bound)
-			continue;
-		listener->is_bound = bind_now(socket, listener->endpoint, &err) == 0;
-		if (!listener->is_bound) {
-			log_warn("%s; trying again", err.text);
-			are_bound = false;
-		}
-	}
-	return are_bound;
-}
-
-static void refuse_new_connections(struct mq *mq)
-{
-	for (struct mq_socket *socket = mq->sockets; socket; socket = socket->next) {
-		if (pthread_equal(socket->thread, pthread_self()))
-			unbind_all(socket);
-	}
-	mq->is_refusing = true;
-}
-
-static void accept_new_connections(struct mq *mq)
-{
-	bool are_bound = true;
-
-	for (struct mq_socket *socket = mq->sockets; socket; socket = socket->next) {
-		if (pthread_equal(socket->thread, pthread_self()) && !bind_all(socket))
-			are_bound = false;
-	}
-	mq->is_refusing = !are_bound;
-}
-
-void mq_guard_descriptors(struct mq *mq, uint64_t now_ms)
-{
-	struct rlimit limit;
-
-	if (now_ms < mq->next_count_ms || getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return;
-	mq->next_count_ms = now_ms + COUNT_INTERVAL_MS;
-
-	size_t count = count_descriptors();
-	pthread_mutex_lock(&mq->lock);
-	if (!mq->is_refusing && count > limit.rlim_cur / 2) {
-		refuse_new_connections(mq);
-		log_warn(
-			"descriptors=%zu limit=%llu: no new connections are taken until some have ended",
-			count, (unsigned long long)limit.rlim_cur);
-	} else if (mq->is_refusing && count < limit.rlim_cur / 8 * 3) {
-		accept_new_connections(mq);
-		if (!mq->is_refusing)
-			log_info("descriptors=%zu limit=%llu: new connections are taken again",
-				count, (unsigned long long)limit.rlim_cur);
-	}
-	pthread_mutex_unlock(&mq->lock);
+	return index < socket->bound_count ? socket->bound[index] : NULL;
 }
