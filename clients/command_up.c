@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sluice up: the whole system on this host, until Ctrl-C.  What the programs log goes to our stderr. */
+#include <stdio.h>
+
+#include "clients/command.h"
+#include "clients/spawn.h"
+#include "common/program.h"
+
+static int wait_for_end(struct spawn *spawn, struct watch *watch, struct err *err)
+{
+	for (;;) {
+		switch (watch_wait(watch, NULL, UINT64_MAX)) {
+		case WATCH_SIGNAL:
+			return 0;
+		case WATCH_CHILD:
+			return spawn_describe_end(spawn, err);
+		case WATCH_MESSAGE:
+		case WATCH_DEADLINE:
+			break;
+		}
+	}
+}
+
+static int run(const struct spawn_options *options, struct err *err)
+{
+	CLEANUP(watch_cleanup) struct watch *watch = watch_new(err);
+	if (!watch)
+		return -1;
+	CLEANUP(spawn_cleanup) struct spawn *spawn = spawn_new(options, watch, err);
+	if (!spawn)
+		return -1;
+	printf("The system runs; `sluice status` shows it, Ctrl-C ends it.\n");
+	fflush(stdout);
+	program_say_ready();
+	return wait_for_end(spawn, watch, err);
+}
+
+int command_up(int argc, char **argv)
+{
+	struct option_list devices = {.count = 0}, roots = {.count = 0};
+	struct spawn_options options = {.workers = 2, .roots = &roots, .devices = &devices};
+	const struct option table[] = {
+		{"device", OPTION_LIST, &devices, "NAME=FILE",
+			"Attach this image under that name."},
+		{"workers", OPTION_NUMBER, &options.workers, "N",
+			"Processes that copy (default: 2).", 0, SPAWN_WORKERS_MAX},
+		{"root", OPTION_LIST, &roots, "DIR",
+			"Files are opened only beneath this folder; at least one is required."},
+		{0},
+	};
+	const struct options_usage usage = {
+		.program = "sluice up",
+		.synopsis = "--root DIR [OPTION]...",
+		.about =
+			"Runs a broker, an imaged and workers in the foreground, until Ctrl-C.  They "
+			"keep their state in the state directory, so jobs go on when it is run again.",
+	};
+	struct err err = {0};
+
+	options_parse(argc, argv, &usage, table, NULL);
+	if (roots.count == 0) {
+		command_fail("up: at least one --root is required (see sluice up --help)");
+		return 2;
+	}
+	return run(&options, &err) < 0 ? command_fail("%s", err.text) : 0;
+}
