@@ -62,8 +62,9 @@ int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *er
  *   first                                     usable            end
  *   | new blocks ... | new table, if needed | clusters to use ... |
  *
- * Steps, each durable before the next: new blocks and table are written; blocks are linked, in the table and by the counts of
- * the range in old blocks; the header points to the new table, if there is one. */
+ * Steps, each durable before the next: new blocks and table are written; the counts of the range in old blocks, which may be
+ * those of the new blocks; the entries of new blocks in the table, or, if it is new, the header's pointer to it.  The second
+ * and third are one where no new block is counted by an old one. */
 struct refcount_growth {
 	uint64_t first, usable, end; /* clusters; all of [first, end) get count 1 */
 	uint64_t blocks;	     /* new blocks, the first at `first` */

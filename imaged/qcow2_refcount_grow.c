@@ -228,17 +228,30 @@ static int write_entry(struct qcow2 *image, const struct refcount_growth *growth
 	return enter_block(image, growth, block, position, image->refcounts->table, err);
 }
 
+/* Whether one of the new blocks is counted by an old one: then that count comes before the block's entry. */
+static bool blocks_need_old_counts(const struct qcow2 *image, const struct refcount_growth *growth)
+{
+	uint64_t per_block = image->refcounts->block_entries;
+
+	return growth->blocks > 0 && !block_is_missing(image->refcounts, growth->first / per_block);
+}
+
 static int link_blocks(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
 {
 	uint64_t range[2] = {0, 0};
 
-	if (raise_existing(image, growth, err) < 0)
-		return -1;
-	if (growth->table_clusters > 0 || growth->blocks == 0)
+	if (growth->blocks == 0)
 		return 0;
 	if (for_each_new_block(image, growth, write_entry, range, err) < 0)
 		return -1;
 	return qcow2_refcount_table_write(image, range[0], range[1] - range[0], err);
+}
+
+/* Counts in old blocks and entries of new ones in one go, where neither needs the other. */
+static int raise_and_link(
+	struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
+{
+	return raise_existing(image, growth, err) < 0 ? -1 : link_blocks(image, growth, err);
 }
 
 static int link_table(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
@@ -278,11 +291,14 @@ int qcow2_refcount_grow(struct qcow2 *image, struct refcount_growth *growth, str
 	uint64_t old_clusters = image->header.refcount_table_clusters;
 	int outcome;
 
-	if (take_step(image, growth, write_new, err) < 0 ||
-		take_step(image, growth, link_blocks, err) < 0)
+	if (take_step(image, growth, write_new, err) < 0)
+		return -1;
+	if (growth->table_clusters == 0 && !blocks_need_old_counts(image, growth))
+		return take_step(image, growth, raise_and_link, err);
+	if (take_step(image, growth, raise_existing, err) < 0)
 		return -1;
 	if (growth->table_clusters == 0)
-		return 0;
+		return take_step(image, growth, link_blocks, err);
 	if (take_step(image, growth, link_table, err) < 0)
 		return -1;
 	pthread_mutex_lock(&image->lock);

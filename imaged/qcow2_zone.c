@@ -2,8 +2,8 @@
 /* Making a zone:
  *
  *   hint names it, space allocated, new refcount blocks (and table) written   flush
- *   counts in old blocks, entries of the refcount table written               flush
- *   (a new refcount table only: the header's pointer written                  flush, the old table's counts lowered)
+ *   counts in old blocks                                                      flush, if new blocks are among the counted
+ *   entries of the refcount table, or the header's pointer to a new one       flush, the old table's counts lowered
  *   its clusters are free to use
  *
  * A crash before the end leaves a range that nothing refers to, named by the hint. */

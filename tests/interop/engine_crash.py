@@ -19,9 +19,9 @@ from engine_judge import CLEAN, LEAKS, Leaf, Wrong, run, work_folder  # noqa: E4
 # name: (qemu-img's options, size, prepared by, exerciser's options)
 SCENARIOS = {
     "usual": ("", 8 << 20, None, ["--steps", "6", "--all", "--switch", "", ""]),
-    "small clusters, counts of 64 bits": ("cluster_size=512,refcount_bits=64", 3 << 20, None, ["--steps", "2", "--all"]),
+    "small clusters, counts of 64 bits": ("cluster_size=512,refcount_bits=64", 3 << 20, None, ["--steps", "1", "--all"]),
     "version 2": ("compat=0.10,cluster_size=4096", 4 << 20, None, ["--steps", "6", "--switch", "./base.raw", "raw"]),
-    "snapshots": ("cluster_size=4096", 8 << 20, "snapshots", ["--steps", "8", "--all"]),
+    "snapshots": ("cluster_size=4096", 8 << 20, "snapshots", ["--steps", "8", "--switch", "./base.raw", "raw"]),
     "dirty": ("cluster_size=4096,lazy_refcounts=on", 4 << 20, "dirty", ["--steps", "3"]),
     "counts are missing": ("cluster_size=512,refcount_bits=64", 3 << 20, "missing", ["--steps", "2"]),
     "held and left behind": ("cluster_size=1024", 4 << 20, "left behind", ["--steps", "8"]),
@@ -100,7 +100,7 @@ def read_log(path):
 
 
 def apply(file, call, survives):
-    """Does a call to the file; of a write, only the sectors that survive."""
+    """Does a call to the file; of a write, only the sectors that survive.  New space holds what nobody may rely on."""
     what, offset, length, data = call
     if what == "w":
         end = offset + length
@@ -111,7 +111,10 @@ def apply(file, call, survives):
                 file.write(data[len(data) - (end - offset):len(data) - (end - stop)])
             offset = stop
     elif what == "a" and survives():
-        file.truncate(max(os.fstat(file.fileno()).st_size, offset + length))
+        before = os.fstat(file.fileno()).st_size
+        if offset + length > before:
+            file.seek(before)
+            file.write(b"\xff" * (offset + length - before))
     elif what == "t" and survives():
         file.truncate(offset)
     elif what == "p" and survives():
@@ -124,7 +127,9 @@ def cut_power(scenario, calls, cuts, seed):
     draw = random.Random(seed)
     durable = scenario.leaf.folder / "durable.qcow2"
     shutil.copyfile(scenario.start, durable)
-    moments = sorted(draw.sample(range(1, len(calls) + 1), min(cuts, len(calls))))
+    # just before a flush most is at stake
+    moments = [number for number in range(2, len(calls)) if calls[number][0] == "f" and calls[number - 1][0] != "f"]
+    moments = sorted(draw.sample(moments, min(cuts, len(moments))))
     done = 0
     with open(durable, "r+b", buffering=0) as file:
         for moment in moments:
@@ -134,10 +139,12 @@ def cut_power(scenario, calls, cuts, seed):
                     apply(file, call, lambda: True)
                 done = flushes[-1] + 1
             shutil.copyfile(durable, scenario.leaf.path)
-            chance = draw.choice((0.0, 0.1, 0.5, 0.9, 0.5))
+            chance = draw.choice((0.1, 0.5, 0.9))
+            whole_calls = draw.random() < 0.5
             with open(scenario.leaf.path, "r+b", buffering=0) as cut:
                 for call in calls[done:moment]:
-                    apply(cut, call, lambda: draw.random() < chance)
+                    fate = draw.random() < chance
+                    apply(cut, call, lambda: fate if whole_calls else draw.random() < chance)
             try:
                 scenario.judge_crashed()
             except Wrong as wrong:
@@ -149,7 +156,12 @@ def cut_power(scenario, calls, cuts, seed):
 
 def kill_everywhere(scenario, calls, points):
     count = len(calls)
-    chosen = range(1, count + 1) if points == 0 or points >= count else sorted({1 + i * count // points for i in range(points)})
+    # writes of data differ in nothing: one of them is enough
+    chosen = [call for call in range(1, count + 1) if calls[call - 1][0] != "w" or calls[call - 1][2] <= 16384]
+    if points and points < len(chosen):
+        chosen = sorted({chosen[i * len(chosen) // points] for i in range(points)})
+    elif not points:
+        chosen = range(1, count + 1)
     for number, call in enumerate(chosen):
         halves = calls[call - 1][0] == "w" and calls[call - 1][2] > 1024 and number % 2
         mode = "half" if halves else "after"

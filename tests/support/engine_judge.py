@@ -18,7 +18,9 @@ def run(*command, accept=(0,), environment=None):
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env=dict(os.environ, **(environment or {})))
     if done.returncode not in accept:
-        text = done.stdout.decode(errors="replace")
+        lines = done.stdout.decode(errors="replace").splitlines(keepends=True)
+        # leaks come by the thousand; what else there is must be seen
+        text = "".join([line for line in lines if not line.startswith("Leaked")] + lines[:3])
         raise Wrong(f"{' '.join(str(word) for word in command)} ended with {done.returncode}:\n{text[-3000:]}")
     return done
 
