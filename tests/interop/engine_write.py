@@ -24,13 +24,13 @@ class Tests:
     def leaf(self, **options):
         return Leaf(self.folder, self.exerciser, seed=self.seed, **options)
 
-    def plan(self, leaf, *options, steps=40):
+    def plan(self, leaf, *options, steps=25):
         leaf.take_shadow()
         leaf.exercise("--seed", self.seed, "--steps", steps, *options)
         leaf.judge()
 
     def size_for(self, cluster):
-        return {512: 3 << 20, 1024: 8 << 20}.get(cluster, (64 << 20) - 1536 if cluster < 1 << 20 else 256 << 20)
+        return {512: 2 << 20, 1024: 4 << 20}.get(cluster, (12 << 20) - 1536 if cluster < 1 << 20 else 48 << 20)
 
     def test_cluster_sizes_and_versions(self):
         for cluster in CLUSTER_SIZES:
@@ -42,8 +42,8 @@ class Tests:
         for cluster in (512, 65536):
             for bits in (1, 2, 4, 8, 16, 32, 64):
                 leaf = self.leaf(size=self.size_for(cluster), options=f"cluster_size={cluster},refcount_bits={bits}")
-                self.plan(leaf, steps=30)
-                self.plan(leaf, steps=10)
+                self.plan(leaf, steps=15)
+                self.plan(leaf, steps=5)
 
     def test_refcount_table_grows(self):
         for cluster, bits in ((512, 64), (512, 16), (1024, 64)):
@@ -151,7 +151,7 @@ class Tests:
     def test_internal_snapshots(self):
         for options in ("", "cluster_size=4096", "cluster_size=512,refcount_bits=8", "compat=0.10,cluster_size=2M",
                         "cluster_size=1024,refcount_bits=64"):
-            size = 256 << 20 if "2M" in options else 8 << 20
+            size = 32 << 20 if "2M" in options else 8 << 20
             leaf = self.leaf(size=size, options=options)
             leaf.io("write -P 17 64k 200k", "write -P 18 3M 1M")
             run("qemu-img", "snapshot", "-c", "first", leaf.path)
