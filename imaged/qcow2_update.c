@@ -21,6 +21,9 @@
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
+/* A reservation is not cut into more pieces than this as long as a new zone can be made. */
+#define RUNS_WITHOUT_NEED 16
+
 static int check_file(struct qcow2 *image, struct err *err)
 {
 	struct stat status;
@@ -99,27 +102,23 @@ int qcow2_flush(struct qcow2 *image, struct err *err)
 	return -1;
 }
 
-/* How many clusters the largest runs give together, at most `most` runs. */
-static uint64_t total_of_largest(const struct run_set *set, unsigned most)
-{
-	struct run *largest = must_calloc(most, sizeof(*largest));
-	size_t count = run_set_largest(set, largest, most);
-	uint64_t total = 0;
-
-	for (size_t i = 0; i < count; i++)
-		total += largest[i].count;
-	free(largest);
-	return total;
-}
-
-/* Whether the free set can serve this without a new zone: in one run, or in as many as may be given. */
+/* Whether the free set can serve this without a new zone: in one run, or in a few large ones. */
 static bool can_serve(struct qcow2 *image, uint64_t clusters, unsigned runs_max)
 {
 	const struct run_set *set = &image->zones->free;
+	struct run largest[RUNS_WITHOUT_NEED];
+	uint64_t total = 0;
+	size_t count;
 
 	if (run_set_best(set, clusters))
 		return true;
-	return set->total >= clusters && total_of_largest(set, runs_max) >= clusters;
+	if (set->total < clusters)
+		return false;
+	count = run_set_largest(
+		set, largest, runs_max < RUNS_WITHOUT_NEED ? runs_max : RUNS_WITHOUT_NEED);
+	for (size_t i = 0; i < count; i++)
+		total += largest[i].count;
+	return total >= clusters;
 }
 
 static unsigned take_runs(

@@ -358,21 +358,29 @@ int qcow2_zone_make(struct qcow2 *image, uint64_t want, struct err *err)
 	return outcome;
 }
 
-bool qcow2_zone_wanted(struct qcow2 *image)
+/* The size of the next zone where it is time for it, else 0. */
+static uint64_t clusters_wanted(struct qcow2 *image)
 {
 	const struct qcow2_zones *zones = image->zones;
-	bool wanted;
+	uint64_t wanted = 0;
 
 	pthread_mutex_lock(&image->lock);
-	wanted = !image->failed && !zones->is_tight && zones->free.total < zones->last_clusters / 2;
+	if (!image->failed && !zones->is_tight && zones->free.total < zones->last_clusters / 2)
+		wanted = zones->last_clusters;
 	pthread_mutex_unlock(&image->lock);
 	return wanted;
 }
 
+bool qcow2_zone_wanted(struct qcow2 *image)
+{
+	return clusters_wanted(image) > 0;
+}
+
 int qcow2_zone_make_ready(struct qcow2 *image, struct err *err)
 {
-	if (!qcow2_zone_wanted(image) ||
-		qcow2_zone_make(image, image->zones->last_clusters, err) == 0)
+	uint64_t wanted = clusters_wanted(image);
+
+	if (wanted == 0 || qcow2_zone_make(image, wanted, err) == 0)
 		return 0;
 	if (has_failed(image))
 		return -1;

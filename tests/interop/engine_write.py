@@ -273,6 +273,13 @@ class Tests:
             leaf.judge()
             leaf.judge_alone()
 
+    def test_threads(self):
+        for options in ("cluster_size=512", "cluster_size=4096", "cluster_size=512,refcount_bits=64"):
+            leaf = self.leaf(size=3 << 20, options=options)
+            leaf.take_shadow()
+            leaf.exercise("--threads", 4)
+            leaf.judge()
+
     def test_what_is_held_stays_and_is_reclaimed(self):
         for cluster in (512, 65536):
             leaf = self.leaf(size=self.size_for(cluster), options=f"cluster_size={cluster}")

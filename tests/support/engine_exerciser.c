@@ -3,14 +3,16 @@
  * a guest must read: for tests, which let other programs judge the leaf.
  *
  *   engine_exerciser LEAF SHADOW [--seed N] [--steps N] [--copy] [--switch NAME FORMAT] [--keep] [--no-trim] [--all] [--full]
- *                    [--time]
+ *                    [--time] [--threads N]
  *
  * --copy: writes only what the shadow says already, so that the content is right whenever the process ends.  --all: copies every
  * cluster that the leaf lacks at the end (and --switch to nothing is allowed then).  --keep: ends with reservations held.
- * --full: copies on until there is no space left, which must happen.  --no-trim: ends without giving anything back.  --time: prints how long reserving takes.  Without steps it only opens, trims
+ * --full: copies on until there is no space left, which must happen.  --no-trim: ends without giving anything back.  --time: prints how long reserving takes.  --threads: N
+ * threads fill a part of the disk each, while the first one trims and flushes.  Without steps it only opens, trims
  * and closes. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,7 +47,7 @@ static struct {
 	unsigned held_count;
 	unsigned char *visited; /* clusters of the last range that a zero mapping took */
 	uint64_t visited_offset;
-	unsigned skip_percent;
+	unsigned skip_percent, threads;
 } run = {.seed = 1, .trims = true};
 
 static void fail(const char *what, const struct err *err)
@@ -383,6 +385,73 @@ static void measure(void)
 	}
 }
 
+/* Fills [offset, end) of the disk in small pieces, every third of them reserved in vain first. */
+static void fill_part(uint64_t offset, uint64_t end, unsigned char mark)
+{
+	for (uint64_t number = 0; offset < end; number++) {
+		uint64_t length = cluster_size() * (1 + number % 7), mapped;
+		struct cluster_run runs[1];
+		unsigned char *bytes;
+		struct extent extent;
+		struct err err;
+		unsigned count;
+
+		if (length > end - offset)
+			length = end - offset;
+		if (qcow2_reserve(run.image, length, runs, 1, &count, &err) < 0)
+			fail("reserving", &err);
+		length = runs[0].length;
+		if (number % 3 == 2) {
+			qcow2_release(run.image, runs[0].offset, length);
+			continue;
+		}
+		bytes = must_calloc(1, length);
+		memset(bytes, mark + (int)(number % 50), length);
+		if (pwrite_full(run.image->fd, bytes, length, runs[0].offset) < 0 ||
+			pwrite_full(run.shadow, bytes, length, offset) < 0)
+			fail("writing", NULL);
+		free(bytes);
+		if (qcow2_prepare_tables(run.image, offset, length, &err) < 0 ||
+			qcow2_map_clusters(run.image, offset, length, runs[0].offset, NULL, NULL,
+				&mapped, NULL, &err) < 0 ||
+			qcow2_map(run.image, offset, length, &extent, &err) < 0)
+			fail("mapping", &err);
+		if (mapped != length || extent.kind != EXTENT_DATA)
+			fail("mapping: something was there already", NULL);
+		offset += length;
+	}
+}
+
+static void *filling_thread(void *number)
+{
+	uint64_t part = run.image->header.disk_size / run.threads / cluster_size() * cluster_size();
+	unsigned which = *(unsigned *)number;
+
+	fill_part(which * part, (which + 1) * part, (unsigned char)(which * 50));
+	return NULL;
+}
+
+static void use_threads(void)
+{
+	pthread_t *threads = must_calloc(run.threads, sizeof(*threads));
+	unsigned *numbers = must_calloc(run.threads, sizeof(*numbers));
+	struct err err;
+
+	for (unsigned i = 0; i < run.threads; i++) {
+		numbers[i] = i;
+		if (pthread_create(&threads[i], NULL, filling_thread, &numbers[i]) != 0)
+			fail("starting a thread", NULL);
+	}
+	for (int i = 0; i < 20; i++) {
+		if (qcow2_flush(run.image, &err) < 0 || qcow2_trim(run.image, true, &err) < 0)
+			fail("trimming", &err);
+	}
+	for (unsigned i = 0; i < run.threads; i++)
+		pthread_join(threads[i], NULL);
+	free(threads);
+	free(numbers);
+}
+
 static void parse(int count, char **arguments)
 {
 	for (int i = 3; i < count; i++) {
@@ -402,6 +471,8 @@ static void parse(int count, char **arguments)
 			run.copies_all = run.fills_up = true;
 		else if (strcmp(arguments[i], "--time") == 0)
 			run.is_timed = true;
+		else if (strcmp(arguments[i], "--threads") == 0 && i + 1 < count)
+			run.threads = (unsigned)strtoul(arguments[++i], NULL, 10);
 		else if (strcmp(arguments[i], "--switch") == 0 && i + 2 < count) {
 			run.switch_name = arguments[++i];
 			run.switch_format = arguments[++i];
@@ -444,6 +515,8 @@ int main(int count, char **arguments)
 		step();
 	if (run.is_timed)
 		measure();
+	if (run.threads > 0)
+		use_threads();
 	if (run.copies_all)
 		copy_all();
 	while (!run.keeps && run.held_count > 0)
