@@ -35,7 +35,7 @@ static int read_format(struct store *store, uint64_t *ret_format, struct err *er
 
 int store_upgrade(struct store *store, struct err *err)
 {
-	uint64_t format;
+	uint64_t format = 0;
 
 	if (read_format(store, &format, err))
 		return -1;

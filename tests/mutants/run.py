@@ -37,7 +37,7 @@ def copy_source(folder):
 
 def build(folder):
     if not (folder / "build/build.ninja").exists():
-        done = run(["meson", "setup", "build", "--prefix=/usr", "-Doptimization=1"], folder)
+        done = run(["meson", "setup", "build", "--prefix=/usr"], folder)
         if done.returncode != 0:
             return done
     done = run(["ninja", "-C", "build"], folder)
