@@ -14,6 +14,11 @@ static uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static uint64_t round_up(uint64_t length, uint64_t unit)
+{
+	return (length + unit - 1) / unit * unit;
+}
+
 static bool has_bytes(const struct extent *extent)
 {
 	return extent->kind == EXTENT_DATA || extent->kind == EXTENT_COMPRESSED;
@@ -204,7 +209,9 @@ int work_walk_next(struct work_walk *walk, struct work_piece *ret_piece, struct 
 			    err) < 0)
 			return -1;
 		if (leaf.kind != EXTENT_ABSENT) {
-			piece.length = leaf.length;
+			/* Where the leaf's file ends within a cluster, so does the extent. */
+			piece.length =
+				least(left, round_up(leaf.length, walk->scope->cluster_size));
 			piece.need = NEED_PRESENT;
 			goto out;
 		}

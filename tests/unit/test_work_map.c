@@ -42,6 +42,7 @@ static const char *needs(const struct work_scope *scope)
 	work_walk_begin(&walk, scope, 0, scope->chain->size);
 	while ((r = work_walk_next(&walk, &piece, &err)) == 1) {
 		ck_assert_uint_eq(piece.offset, position);
+		ck_assert_uint_eq(piece.offset % scope->cluster_size, 0);
 		ck_assert_uint_gt(piece.length, 0);
 		for (; position < piece.offset + piece.length; position += scope->cluster_size)
 			text[position / scope->cluster_size] = letter(piece.need);
@@ -110,6 +111,14 @@ START_TEST(the_last_cluster_may_be_cut_by_the_end_of_the_disk)
 {
 	needs_are(FAKE_CHAIN("......", ".....D"), 2, 4, ".c");
 	needs_are(FAKE_CHAIN(".....", "....Z", "....D"), 2, 4, ".z");
+}
+END_TEST
+
+/* Its bytes, and zeroes behind the end of the file. */
+START_TEST(a_cluster_in_which_the_leafs_file_ends_is_one_piece)
+{
+	needs_are(FAKE_CHAIN("..DZ..", "CCCCCC"), 2, 2, "cpc");
+	needs_are(FAKE_CHAIN("..DZZ", "CCCCC"), 2, 2, "cpp");
 }
 END_TEST
 
@@ -284,6 +293,7 @@ UNIT_MAIN("work_map", what_the_leaf_lacks_and_a_dropped_layer_has_is_copied,
 	a_cluster_that_reads_as_zero_in_all_its_parts_is_made_zero,
 	a_part_of_a_cluster_in_a_dropped_layer_copies_the_whole,
 	the_last_cluster_may_be_cut_by_the_end_of_the_disk,
+	a_cluster_in_which_the_leafs_file_ends_is_one_piece,
 	nothing_is_needed_where_nothing_is_dropped, a_leaf_without_zero_clusters_has_them_copied,
 	clusters_known_to_be_zeroes_need_nothing_more,
 	a_page_merges_neighbours_and_goes_on_where_it_was_full,
