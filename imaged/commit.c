@@ -202,6 +202,7 @@ int reservation_commit(struct device *device, uint64_t lease_id, const struct gu
 {
 	struct commit commit = {.device = device};
 	CLEANUP_FREE unsigned char *fates = NULL;
+	int r;
 
 	if (device_check_open(device, &trouble->err) < 0)
 		return -1;
@@ -213,11 +214,15 @@ int reservation_commit(struct device *device, uint64_t lease_id, const struct gu
 		return -1;
 	fates = must_calloc(1, lease_clusters(commit.lease));
 	commit.fates = fates;
-	if (decide_fates(&commit, zeroes, zero_count, trouble) < 0 ||
-		carry_out_all(&commit, trouble) < 0)
+	if (decide_fates(&commit, zeroes, zero_count, trouble) < 0)
 		return -1;
+	/* When this fails halfway, some clusters are mapped and some are free already: the lease is over all the same, or they
+	 * would be given back with it.  What was not reached stays counted as in use until the image is opened anew. */
+	r = carry_out_all(&commit, trouble);
 	atomic_fetch_sub(&device->host->leases, 1);
 	lease_table_remove(&device->leases, commit.lease);
+	if (r < 0)
+		return -1;
 	*ret_outcome = commit.outcome;
 	return 0;
 }

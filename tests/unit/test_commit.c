@@ -148,7 +148,7 @@ START_TEST(zeroes_that_do_not_fit_the_lease_change_nothing)
 }
 END_TEST
 
-START_TEST(a_lease_is_committed_once)
+START_TEST(a_lease_is_committed_once, a_commit_that_fails_halfway_gives_back_nothing_that_it_mapped)
 {
 	struct reservation_outcome outcome;
 	struct reservation made;
@@ -162,8 +162,44 @@ START_TEST(a_lease_is_committed_once)
 }
 END_TEST
 
+START_TEST(a_commit_that_fails_halfway_gives_back_nothing_that_it_mapped)
+{
+	struct reservation_outcome outcome;
+	struct reservation made, next;
+	struct extent extent;
+	uint64_t second_table;
+	struct qcow2 *leaf;
+
+	fixture_begin(&f);
+	fixture_shell(&f,
+		"qemu-img create -q -f qcow2 -o cluster_size=512 -b base.raw -F raw leaf.qcow2");
+	fixture_attach(&f, "leaf.qcow2");
+	fixture_open_job(&f, NULL);
+	fixture_join(&f);
+	made = fixture_reserve(&f, 0, 1); /* two L2 tables' worth of the leaf's clusters */
+	leaf = f.device->leaf;
+	second_table = leaf->l1[1];
+	leaf->l1[1] |= 0x100; /* a reserved bit: this table cannot be believed now */
+	ck_assert_int_eq(
+		reservation_commit(f.device, made.lease, NULL, 0, &outcome, &f.trouble), -1);
+	leaf->l1[1] = second_table;
+	ck_assert_int_eq(qcow2_map(leaf, 0, CLUSTER, &extent, NULL), 0);
+	ck_assert_int_eq(extent.kind, EXTENT_DATA);
+
+	reservation_abort(f.device, made.lease, WORKER_HAS_STOPPED);
+	next = fixture_reserve(&f, 0, 1);
+	ck_assert_uint_eq(next.skipped, extent.length);
+	for (size_t i = 0; i < next.destination_count; i++)
+		ck_assert(next.destinations[i].offset >= extent.host_offset + extent.length ||
+			  next.destinations[i].offset + next.destinations[i].length <=
+				  extent.host_offset);
+	fixture_end(&f);
+}
+END_TEST
+
 DEVICE_MAIN("commit", untouched_clusters_are_mapped, touched_clusters_are_left_to_the_guest,
 	of_two_reservations_of_one_range_the_first_report_counts,
 	zeroes_stay_unallocated_where_nothing_is_kept,
 	zeroes_are_marked_where_a_kept_layer_would_show_through,
-	zeroes_that_do_not_fit_the_lease_change_nothing, a_lease_is_committed_once)
+	zeroes_that_do_not_fit_the_lease_change_nothing, a_lease_is_committed_once,
+	a_commit_that_fails_halfway_gives_back_nothing_that_it_mapped)
