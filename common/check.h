@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Our own impossibility: a broken invariant ends the process with a line and a core; the supervisor starts it anew.
- * Never for what a peer, a file or a user said. */
+/* Our own impossibility: a broken invariant ends the process with a line and a core; the supervisor
+ * starts it anew. Never for what a peer, a file or a user said. */
 #ifndef SLUICE_COMMON_CHECK_H
 #define SLUICE_COMMON_CHECK_H
 

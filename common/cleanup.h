@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scope-bound ownership.  A local that owns is declared with CLEANUP(function_cleanup); it is handed over once, at the
- * very end, with steal().  DEFINE_CLEANUP makes the adapter from a destructor that takes the pointer itself. */
+/* Scope-bound ownership.  A local that owns is declared with CLEANUP(function_cleanup); it is
+ * handed over once, at the very end, with steal().  DEFINE_CLEANUP makes the adapter from a
+ * destructor that takes the pointer itself. */
 #ifndef SLUICE_COMMON_CLEANUP_H
 #define SLUICE_COMMON_CLEANUP_H
 
@@ -11,7 +12,8 @@
 
 #define CLEANUP(adapter) __attribute__((cleanup(adapter)))
 
-/* DEFINE_CLEANUP(chain, chain_free) makes chain_cleanup() for `CLEANUP(chain_cleanup) struct chain *c = NULL;` */
+/* DEFINE_CLEANUP(chain, chain_free) makes chain_cleanup() for a local declared as
+ * `CLEANUP(chain_cleanup) struct chain *chain = NULL;` */
 #define DEFINE_CLEANUP(name, destructor)                               \
 	static inline UNUSED void name##_cleanup(struct name **object) \
 	{                                                              \

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sentences about failures.
  *
- * Every text is made in a buffer of its own before it lands in the struct, so a caller may use the old text as an
- * argument for the new one.  A text that does not fit is cut, never in the middle of a UTF-8 character. */
+ * Every text is made in a buffer of its own before it lands in the struct, so a caller may use the
+ * old text as an argument for the new one.  A text that does not fit is cut, never in the middle of
+ * a UTF-8 character. */
 #include "common/err.h"
 
 #include <errno.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Why something failed, in a sentence that a user can read.  The function that fails fills it; each level that passes it
- * on may put one clause before it; only the level that decides what happens next logs it. */
+/* Why something failed, in a sentence that a user can read.  The function that fails fills it; each
+ * level that passes it on may put one clause before it; only the level that decides what happens
+ * next logs it. */
 #ifndef SLUICE_COMMON_ERR_H
 #define SLUICE_COMMON_ERR_H
 
@@ -9,13 +10,13 @@
 #define ERR_TEXT_MAX 1400
 
 struct err {
-	int number; /* errno value, 0 where the system had no part in it */
-	unsigned
-		kind; /* the program's own class of errors (enum error_class of the schemas); 0: generic */
+	int number;    /* errno value, 0 where the system had no part in it */
+	unsigned kind; /* the program's own class of errors; 0: generic */
 	char text[ERR_TEXT_MAX];
 };
 
-/* All return -1, so that a caller can write `return err_set(...)`.  `err` may be NULL.  Text is cut to fit. */
+/* All return -1, so that a caller can write `return err_set(...)`.  `err` may be NULL.  Text is cut
+ * to fit. */
 int err_set(struct err *err, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Adds ": " and the system's words for `number`. */
 int err_set_errno(struct err *err, int number, const char *format, ...) PRINTF_LIKE(3, 4);

@@ -10,9 +10,9 @@
  *    next turn: lost()└──── │ LOST │ ◀─────────┤
  *    and a new socket       └──────┘           │ silent for timeout_ms
  *
- * Nothing that was sent before the link was lost may arrive after the next hello, or the broker would hear of leases
- * from a stranger: so the socket goes with the connection, and what was queued in it.  A socket that is DOWN and hears
- * nothing for timeout_ms is made anew as well. */
+ * Nothing that was sent before the link was lost may arrive after the next hello, or the broker
+ * would hear of leases from a stranger: so the socket goes with the connection, and what was queued
+ * in it.  A socket that is DOWN and hears nothing for timeout_ms is made anew as well. */
 #include "common/link.h"
 
 #include <stdlib.h>
@@ -21,8 +21,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define CONNECTION_LOOK_MS \
-	100 /* how often a DOWN link looks whether it is connected by now, at the latest */
+#define CONNECTION_LOOK_MS 100 /* how often a DOWN link looks whether it is connected by now */
 
 enum link_state { LINK_DOWN, LINK_UP, LINK_LOST };
 

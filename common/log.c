@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Lines on stderr.
  *
- * One line is one write(2) of at most PIPE_BUF bytes, so lines of several processes on one pipe never mix.  Whatever the
- * sentence contains, a line stays one line: control characters are escaped in both formats, and JSON gets only valid
- * UTF-8.  What does not fit ends in "...". */
+ * One line is one write(2) of at most PIPE_BUF bytes, so lines of several processes on one pipe
+ * never mix.  Whatever the sentence contains, a line stays one line: control characters are escaped
+ * in both formats, and JSON gets only valid UTF-8.  What does not fit ends in "...". */
 #include "common/log.h"
 
 #include <errno.h>
@@ -95,7 +95,8 @@ static void line_put_text(struct line *line, const char *text)
 	line_put(line, text, strlen(text));
 }
 
-/* How one character stands in a line: itself, or an escape made in `escape`. Returns the bytes of input used. */
+/* How one character stands in a line: itself, or an escape made in `escape`. Returns the bytes of
+ * input used. */
 static size_t encode_character(
 	const char *text, bool is_json, char escape[8], const char **ret_bytes, size_t *ret_length)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One line an event on stderr, as text or JSON.  Fields stand in the sentence as key=value.  Any thread may log. */
+/* One line an event on stderr, as text or JSON.  Fields stand in the sentence as key=value.  Any
+ * thread may log. */
 #ifndef SLUICE_COMMON_LOG_H
 #define SLUICE_COMMON_LOG_H
 

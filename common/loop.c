@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* poll(2) over descriptors and ZeroMQ sockets.
  *
- *   ticks ──▶ any socket readable? ──▶ poll (not at all if so) ──▶ descriptors ──▶ sockets, in rounds ──▶ again
+ *   ticks ──▶ any socket readable? ──▶ poll unless so ──▶ descriptors ──▶ sockets, in rounds ──▶
  *
- * A ZeroMQ descriptor is edge-triggered and says only "ask me": so each socket is asked (mq_readable) after the last thing
- * that could have used it, which is the ticks, and right before every wait.  A message that comes after the question
- * makes the descriptor readable, and poll returns.
+ * A ZeroMQ descriptor is edge-triggered and says only "ask me": so each socket is asked
+ * (mq_readable) after the last thing that could have used it, which is the ticks, and right before
+ * every wait.  A message that comes after the question makes the descriptor readable, and poll
+ * returns.
  *
- * Callbacks may add and remove: what is removed is marked and swept between turns, and what is added is not looked at
- * before the next turn.  So a descriptor number that is closed and used anew never gets the other's callback. */
+ * Callbacks may add and remove: what is removed is marked and swept between turns, and what is
+ * added is not looked at before the next turn.  So a descriptor number that is closed and used anew
+ * never gets the other's callback. */
 #include "common/loop.h"
 
 #include <errno.h>
@@ -26,7 +28,7 @@
 #include "common/log.h"
 
 #define TICKS_MAX	8
-#define ROUNDS_PER_TURN 64 /* messages of one socket before descriptors and ticks have their turn */
+#define ROUNDS_PER_TURN 64 /* messages of one socket before others have their turn */
 
 /* One of `socket` and `fd` is set. */
 struct source {

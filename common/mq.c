@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ZeroMQ sockets, tamed.
  *
- * What libzmq would do by itself and must not is prevented here: wait (every call is DONTWAIT), keep a process from
- * ending (LINGER 0, or as short as the owner says), swallow messages to strangers (ROUTER_MANDATORY), hand a connection's identity to another
- * (no HANDOVER), take a living broker's socket file away (it unlinks before it binds), allocate what a peer announces
- * (MAXMSGSIZE).  The listeners, and the guard that keeps them from running out of descriptors, are in mq_listen.c. */
+ * What libzmq would do by itself and must not is prevented here: wait (every call is DONTWAIT),
+ * keep a process from ending (LINGER 0, or as short as the owner says), swallow messages to
+ * strangers (ROUTER_MANDATORY), hand the identity of a connection to another (no HANDOVER),
+ * take a living broker's socket file away (it unlinks before it binds), allocate what a peer
+ * announces (MAXMSGSIZE).  The listeners, and the guard that keeps them from running out of
+ * descriptors, are in mq_listen.c. */
 #include "common/mq.h"
 
 #include <errno.h>
@@ -26,7 +28,7 @@
 #define RECONNECT_MS	       100
 #define RECONNECT_MAX_MS       1000
 #define DROPS_PER_CALL	       64 /* a peer that sends only rubbish does not keep us from others */
-#define BOMB_FRAMES	       10000 /* what libzmq held for such a message is given back to the system */
+#define BOMB_FRAMES	       10000 /* what such a message took goes back to the system */
 
 struct mq_message {
 	zmq_msg_t frames[MQ_FRAMES_MAX];
@@ -232,7 +234,8 @@ static int receive_frame(struct mq_socket *socket, zmq_msg_t *frame)
 
 enum { RECEIVED_BAD = 2 };
 
-/* Takes one whole message off the queue.  1: it is in `message`; RECEIVED_BAD: it was dropped; 0, -1 as receive_frame. */
+/* Takes one whole message off the queue.  1: it is in `message`; RECEIVED_BAD: it was dropped; 0,
+ * -1 as receive_frame. */
 static int receive_message(struct mq_socket *socket, struct mq_message *message)
 {
 	size_t frames = 0;
@@ -294,8 +297,8 @@ static int send_frame(struct mq_socket *socket, const struct mq_frame *frame, bo
 	return rc < 0 ? -1 : 0;
 }
 
-/* Once a first frame is taken the rest is taken too, or the peer has gone meanwhile: then libzmq throws the message away,
- * but only if it is given all of its frames. */
+/* Once a first frame is taken the rest is taken too, or the peer has gone meanwhile: then libzmq
+ * throws the message away, but only if it is given all of its frames. */
 static int finish_broken_message(
 	struct mq_socket *socket, const struct mq_frame *frames, size_t from, size_t count)
 {

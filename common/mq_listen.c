@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Listening, and living on when descriptors run out.
  *
- * libzmq ends the process when accept(2) says EMFILE on an ipc listener, and unbinding in time is no way out: it ends the
- * connections that were accepted there too.  So connections are turned away one by one, where they come in: the
- * definition of accept4(2) below takes the place of libc's in every program that links this file.
+ * libzmq ends the process when accept(2) says EMFILE on an ipc listener, and unbinding in time is
+ * no way out: it ends the connections that were accepted there too.  So connections are turned away
+ * one by one, where they come in: the definition of accept4(2) below takes the place of libc's in
+ * every program that links this file.
  *
- * A new descriptor gets the lowest free number.  One at half of RLIMIT_NOFILE or above thus means that half of all are in
- * use: the connection is closed at once, and the caller hears that none is there.  The other half is for everything
- * else.  Where even that is used up, a descriptor kept back is given up for a moment to take the connection and close
- * it; otherwise it would wait in the listener's queue and keep ZeroMQ's thread spinning.
+ * A new descriptor gets the lowest free number.  One at half of RLIMIT_NOFILE or above thus means
+ * that half of all are in use: the connection is closed at once, and the caller hears that none is
+ * there.  The other half is for everything else.  Where even that is used up, a descriptor kept
+ * back is given up for a moment to take the connection and close it; otherwise it would wait in the
+ * listener's queue and keep ZeroMQ's thread spinning.
  *
- * A client that was turned away tries again by itself, and later; one that is connected notices nothing. */
+ * A client that was turned away tries again by itself, and later; one that is connected notices
+ * nothing. */
 #include "common/mq.h"
 
 #include <errno.h>
@@ -60,8 +63,9 @@ static int real_accept(int listener, struct sockaddr *address, socklen_t *length
 	return (int)syscall(SYS_accept4, listener, address, length, flags);
 }
 
-/* Takes a connection with the spare descriptor, and closes it.  Another thread may have taken the spare one's place: then
- * the connection stays in the queue, and the pause keeps ZeroMQ's thread from spinning on it. */
+/* Takes a connection with the spare descriptor, and closes it.  Another thread may have taken the
+ * spare one's place: then the connection stays in the queue, and the pause keeps ZeroMQ's thread
+ * from spinning on it. */
 static void turn_away_without_descriptors(int listener)
 {
 	pthread_mutex_lock(&spare_lock);
@@ -110,7 +114,7 @@ void mq_guard_descriptors(struct mq *mq, uint64_t now_ms)
 	if (count != mq->turned_away) {
 		if (!mq->is_turning_away)
 			log_warn(
-				"half of all descriptors are in use: new connections are turned away");
+				"half of all descriptors are in use: turning new connections away");
 		mq->turned_away = count;
 		mq->turned_away_ms = now_ms;
 		mq->is_turning_away = true;

@@ -33,9 +33,11 @@ struct mq_socket {
 
 /* Puts libzmq's words for errno into `err`; returns -1. */
 int mq_fail(struct err *err, const char *what);
-/* The file of an ipc endpoint; NULL for other transports and for names that are no file ("*", "@abstract"). */
+/* The file of an ipc endpoint; NULL for other transports and for names that are no file ("*",
+ * "@abstract"). */
 const char *mq_ipc_path(const char *endpoint);
-/* Refuses what libzmq would take wrongly, and sets what depends on the transport.  0, or -1 and err. */
+/* Refuses what libzmq would take wrongly, and sets what depends on the transport.  0, or -1 and
+ * err. */
 int MUST_CHECK mq_prepare_endpoint(struct mq_socket *socket, const char *endpoint, struct err *err);
 /* Keeps a descriptor back, so that there is always one to turn a connection away with. */
 void mq_listen_start(void);

@@ -32,7 +32,8 @@ int ofd_unlock_byte(int fd, uint64_t byte)
 	return set_lock(fd, F_UNLCK, byte);
 }
 
-/* The kernel names some lock in the range, not the first one: look again before what it named until it names none. */
+/* The kernel names some lock in the range, not the first one: look again before what it named until
+ * it names none. */
 int ofd_lock_held_elsewhere(int fd, uint64_t first, uint64_t length, uint64_t *ret_byte)
 {
 	uint64_t found = 0;

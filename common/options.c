@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One pass over argv with the caller's table and the four options that every program has.
  *
- * Wrong usage ends the process here with status 2 and one line, so that callers need no path for it. */
+ * Wrong usage ends the process here with status 2 and one line, so that callers need no path for
+ * it. */
 #include "common/options.h"
 
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A command line from a table, which also prints --help.  Every program has --help, --version, --log-level and --log-format;
- * they need not stand in its table. */
+/* A command line from a table, which also prints --help.  Every program has --help, --version,
+ * --log-level and --log-format; they need not stand in its table. */
 #ifndef SLUICE_COMMON_OPTIONS_H
 #define SLUICE_COMMON_OPTIONS_H
 
@@ -9,10 +9,11 @@
 #include <stdint.h>
 
 enum option_kind {
-	OPTION_FLAG, /* bool: --name */
-	OPTION_TEXT, /* const char *: --name VALUE or --name=VALUE; points into argv */
-	OPTION_LIST, /* struct option_list: repeatable text */
-	OPTION_NUMBER /* uint64_t within minimum..maximum; K, M, G, T (powers of 1024) accepted where `is_size` */
+	OPTION_FLAG,  /* bool: --name */
+	OPTION_TEXT,  /* const char *: --name VALUE or --name=VALUE; points into argv */
+	OPTION_LIST,  /* struct option_list: repeatable text */
+	OPTION_NUMBER /* uint64_t within minimum..maximum; K, M, G, T (powers of 1024) accepted
+			 where `is_size` */
 };
 
 #define OPTION_LIST_MAX 256
@@ -38,8 +39,9 @@ struct options_usage {
 	size_t arguments_min, arguments_max; /* how many non-options */
 };
 
-/* Parses; non-options land in `ret_arguments` (at least usage->arguments_max long).  Exits by itself for --help and
- * --version (0) and for wrong usage (2, one line on stderr); sets the log up otherwise.  Returns the number of non-options. */
+/* Parses; non-options land in `ret_arguments` (at least usage->arguments_max long).  Exits by
+ * itself for --help and --version (0) and for wrong usage (2, one line on stderr); sets the log up
+ * otherwise.  Returns the number of non-options. */
 size_t options_parse(int argc, char **argv, const struct options_usage *usage,
 	const struct option *table, const char **ret_arguments);
 

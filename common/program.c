@@ -28,8 +28,8 @@
 
 #define HOST_NAME_BYTES 64
 
-/* SIGTERM from the kernel when the parent ends; at once where it has ended already.  The variable's value is the
- * parent's pid where that is known, else any other word. */
+/* SIGTERM from the kernel when the parent ends; at once where it has ended already.  The variable's
+ * value is the parent's pid where that is known, else any other word. */
 static void exit_with_parent(void)
 {
 	const char *value = getenv("SLUICE_EXIT_WITH_PARENT");
@@ -183,8 +183,8 @@ int program_lock_dir(const char *folder, const char *name, struct err *err)
 	return err_set_errno(err, number, "cannot lock %s", path);
 }
 
-/* Whether "HOST:PORT" names this machine.  A name that only begins like a loopback address does not, and neither does
- * what libzmq also takes, "SOURCE:PORT;HOST:PORT". */
+/* Whether "HOST:PORT" names this machine.  A name that only begins like a loopback address does
+ * not, and neither does what libzmq also takes, "SOURCE:PORT;HOST:PORT". */
 static bool host_is_loopback(const char *address)
 {
 	const char *colon = strrchr(address, ':');

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening files beneath an operator's folders.
  *
- *   name ──realpath──▶ true name ──beneath which root?──▶ openat2(root, rest, BENEATH|NO_SYMLINKS, O_PATH)
+ *   name ──realpath──▶ true name ──beneath which root?──▶ openat2(root, rest, BENEATH|NO_SYMLINKS)
  *        ──fstat: file or block device?──▶ open it anew, by descriptor, with the caller's flags
  *
- * The first step only finds where a name leads; nothing is decided by it that the kernel does not enforce in the third.
- * Nothing but a file or block device is ever really opened, so a FIFO cannot make us wait and a device node cannot
- * act on being opened. */
+ * The first step only finds where a name leads; nothing is decided by it that the kernel does not
+ * enforce in the third. Nothing but a file or block device is ever really opened, so a FIFO cannot
+ * make us wait and a device node cannot act on being opened. */
 #include "common/roots.h"
 
 #include <errno.h>
@@ -71,7 +71,8 @@ int roots_add(struct roots *roots, const char *folder, struct err *err)
 	return 0;
 }
 
-/* The part of a true name behind a root, NULL if it does not lie beneath it; "." for the root itself. */
+/* The part of a true name behind a root, NULL if it does not lie beneath it; "." for the root
+ * itself. */
 static const char *part_beneath(const struct root *root, const char *true_name)
 {
 	size_t length = strlen(root->true_name);
@@ -109,8 +110,8 @@ static int refuse_outside(const char *path, const char *true_name, struct err *e
 		folder_length, true_name);
 }
 
-/* Whether the folder that a name would be in lies beneath a root; so that names outside are all refused alike, whether
- * there is such a file or not. */
+/* Whether the folder that a name would be in lies beneath a root; so that names outside are all
+ * refused alike, whether there is such a file or not. */
 static bool nearest_folder_is_beneath(const struct roots *roots, const char *path)
 {
 	char folder[PATH_MAX];

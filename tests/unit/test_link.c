@@ -15,7 +15,8 @@
 #define TIMEOUT_MS   200
 #define PATIENCE_MS  20000
 
-/* The broker's side welcomes on "hello" while `welcomes`, and says "who" to a heartbeat before any hello. */
+/* The broker's side welcomes on "hello" while `welcomes`, and says "who" to a heartbeat before any
+ * hello. */
 struct stage {
 	struct mq *mq;
 	struct loop *loop;
@@ -263,7 +264,8 @@ START_TEST(silence_puts_it_down_and_what_was_queued_is_never_heard)
 	broker_start(&stage);
 	run_until(&stage, is_up);
 
-	/* a broker that takes connections but reads nothing, and more than it and the kernel hold for it */
+	/* a broker that takes connections but reads nothing, and more than it and the kernel hold
+	 * for it */
 	static const char text[60000];
 	loop_remove_socket(stage.loop, stage.broker);
 	for (int i = 0; i < 100; i++)

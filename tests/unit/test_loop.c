@@ -98,7 +98,8 @@ START_TEST(a_descriptor_that_hung_up_is_told_of)
 }
 END_TEST
 
-/* The first descriptor's callback closes the second, whose number is then another pipe's that nobody wrote to. */
+/* The first descriptor's callback closes the second, whose number is then another pipe's that
+ * nobody wrote to. */
 static void replace_the_other(void *owner)
 {
 	struct stage *stage = owner;

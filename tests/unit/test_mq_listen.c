@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A server in a process of its own that may have few descriptors, and a crowd that wants connections to it. */
+/* A server in a process of its own that may have few descriptors, and a crowd that wants
+ * connections to it. */
 #include <errno.h>
 #include <dirent.h>
 #include <fcntl.h>

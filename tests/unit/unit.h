@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The end of every unit test file: `UNIT_MAIN("err", a_test, another_test)`.  Each test runs in a process of its own (unless
- * CK_FORK=no), so threads, ZeroMQ contexts and signals of one never meet another's. */
+/* The end of every unit test file: `UNIT_MAIN("err", a_test, another_test)`.  Each test runs in a
+ * process of its own (unless CK_FORK=no), so threads, ZeroMQ contexts and signals of one never meet
+ * another's. */
 #ifndef SLUICE_TESTS_UNIT_UNIT_H
 #define SLUICE_TESTS_UNIT_UNIT_H
 
