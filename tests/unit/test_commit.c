@@ -148,7 +148,7 @@ START_TEST(zeroes_that_do_not_fit_the_lease_change_nothing)
 }
 END_TEST
 
-START_TEST(a_lease_is_committed_once, a_commit_that_fails_halfway_gives_back_nothing_that_it_mapped)
+START_TEST(a_lease_is_committed_once)
 {
 	struct reservation_outcome outcome;
 	struct reservation made;
