@@ -9,9 +9,9 @@
 #include "common/err.h"
 
 /* First thing in main, before any thread: blocks SIGTERM and SIGINT (the loop reads them), ignores
- * SIGPIPE, raises RLIMIT_NOFILE to its hard limit, and, where SLUICE_EXIT_WITH_PARENT is set in the
- * environment (to the parent's pid, so that a parent that is gone already is noticed, or to any
- * word), asks the kernel for SIGTERM when the thread that started us ends. */
+ * SIGPIPE and SIGXFSZ, raises RLIMIT_NOFILE to its hard limit, and, where SLUICE_EXIT_WITH_PARENT
+ * is set in the environment (to the parent's pid, so that a parent that is gone already is noticed,
+ * or to any word), asks the kernel for SIGTERM when the thread that started us ends. */
 void program_start(void);
 
 /* The run directory R: $SLUICE_RUN_DIR, else /run/sluice for root, else $XDG_RUNTIME_DIR/sluice.
