@@ -38,7 +38,13 @@ static int lower_leaks(struct qcow2 *image, const struct reference_counts *count
 		uint64_t on_disk;
 
 		outcome = qcow2_refcount_read(image, counts->first + i, &on_disk, err);
-		if (outcome < 0 || on_disk <= cluster->count || cluster->is_active)
+		/* A hint is a stranger's bytes: what it names may be damaged, and must not be cut off then. */
+		if (outcome == 0 && on_disk < cluster->count)
+			outcome = err_set(err,
+				"%s is corrupt: cluster %llu has %u users and is counted %llu times",
+				image->path, (unsigned long long)(counts->first + i),
+				cluster->count, (unsigned long long)on_disk);
+		if (outcome < 0 || on_disk == cluster->count || cluster->is_active)
 			continue;
 		outcome = qcow2_refcount_write(image, counts->first + i, 1, cluster->count, err);
 		freed->is_changed = true;

@@ -96,6 +96,45 @@ class Tests:
                 leaf.judge()
             self.plan(leaf, steps=10)
 
+    def test_dirty_with_snapshots_and_bitmaps(self):
+        leaf = self.leaf(size=6 << 20, options="cluster_size=4096")
+        leaf.io("write -P 17 64k 200k", "write -P 18 3M 1M")
+        for name in ("one", "two"):
+            run("qemu-img", "bitmap", "--add", "-g", "512", leaf.path, name)
+        run("qemu-img", "snapshot", "-c", "first", leaf.path)
+        leaf.io("write -P 19 3500k 1M")
+        leaf.take_shadow()
+        before = self.snapshot(leaf, "first")
+        for value in (b"\0", b"\x11"):
+            leaf.poke(leaf.header(">Q", leaf.header(">Q", 48)), value * 4096)
+            leaf.poke(72, struct.pack(">Q", 1))
+            leaf.exercise()
+            leaf.judge()
+        self.plan(leaf, steps=10)
+        if before != self.snapshot(leaf, "first"):
+            raise Wrong("the snapshot changed")
+
+    def test_a_hint_that_lies(self):
+        """A hint that names everything frees nothing that is used; one over a damaged image frees nothing at all."""
+        for damaged in (False, True):
+            leaf = self.leaf(size=6 << 20)
+            leaf.io("write -P 17 64k 200k", "write -P 18 3M 1M")
+            leaf.take_shadow()
+            leaf.exercise("--copy", "--keep", "--no-trim", "--steps", "8")
+            with open(leaf.path, "rb") as file:
+                at = file.read(4096).index(struct.pack(">I", 0x536c7a31))
+            leaf.poke(at + 8, struct.pack(">QQ", 0, 1 << 62) + bytes(48))
+            if damaged:
+                block = leaf.header(">Q", leaf.header(">Q", 48))
+                leaf.poke(block + 12, bytes(65536 - 12))
+                size = leaf.path.stat().st_size
+            leaf.exercise()
+            leaf.compare()
+            if not damaged:
+                leaf.check()
+            elif leaf.path.stat().st_size < size:
+                raise Wrong("a damaged image was cut")
+
     def test_dirty_with_blocks_missing(self):
         leaf = self.leaf(size=12 << 20, options="cluster_size=512,refcount_bits=64")
         leaf.io("write -P 17 64k 200k", "write -P 18 3M 4M")
