@@ -3,6 +3,8 @@
  * a few seconds would show. */
 #include "broker/core/bucket.h"
 
+#include "broker/core/wide.h"
+
 #define HOLDS_MS 50
 
 static int64_t most(const struct bucket *bucket)
@@ -19,15 +21,15 @@ void bucket_init(struct bucket *bucket, uint64_t speed, uint64_t now_ms)
 
 static void fill(struct bucket *bucket, uint64_t now_ms)
 {
-	unsigned __int128 gain;
+	unsigned_wide gain;
 
 	if (now_ms <= bucket->filled_ms)
 		return;
-	gain = (unsigned __int128)bucket->speed * (now_ms - bucket->filled_ms) + bucket->fraction;
+	gain = (unsigned_wide)bucket->speed * (now_ms - bucket->filled_ms) + bucket->fraction;
 	bucket->filled_ms = now_ms;
 	if (bucket->speed == 0)
 		return;
-	if (gain / 1000 >= (unsigned __int128)((__int128)most(bucket) - bucket->level)) {
+	if (gain / 1000 >= (unsigned_wide)((wide)most(bucket) - bucket->level)) {
 		bucket->level = most(bucket);
 		bucket->fraction = 0;
 		return;
@@ -74,11 +76,11 @@ void bucket_give_back(struct bucket *bucket, uint64_t bytes)
 
 uint64_t bucket_ready_ms(const struct bucket *bucket)
 {
-	unsigned __int128 missing, wait_ms;
+	unsigned_wide missing, wait_ms;
 
 	if (bucket->speed == 0 || bucket->level > 0)
 		return bucket->filled_ms;
-	missing = (unsigned __int128)(1 - (__int128)bucket->level) * 1000 - bucket->fraction;
+	missing = (unsigned_wide)(1 - (wide)bucket->level) * 1000 - bucket->fraction;
 	wait_ms = (missing + bucket->speed - 1) / bucket->speed;
 	return wait_ms > INT64_MAX ? INT64_MAX : bucket->filled_ms + (uint64_t)wait_ms;
 }

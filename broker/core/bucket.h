@@ -11,8 +11,8 @@
 #include <stdint.h>
 
 struct bucket {
-	uint64_t speed;    /* bytes per second; 0: no limit */
-	int64_t level;     /* bytes; below zero: debt */
+	uint64_t speed;	   /* bytes per second; 0: no limit */
+	int64_t level;	   /* bytes; below zero: debt */
 	uint64_t fraction; /* of a byte, in 1/1000 */
 	uint64_t filled_ms;
 };

@@ -50,7 +50,8 @@ static const struct command *find(const char *name)
 	return NULL;
 }
 
-void call_refuse_arguments(struct core *core, const struct call *call, const char *argument, const struct err *err)
+void call_refuse_arguments(
+	struct core *core, const struct call *call, const char *argument, const struct err *err)
 {
 	reply_bad_argument(core, call->asker, argument, "%s", err->text);
 }
@@ -98,8 +99,8 @@ void command_query_commands(struct core *core, const struct call *call)
 	const char *argument = NULL;
 	struct err err = {0};
 
-	if (cmd_query_commands_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_commands_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}

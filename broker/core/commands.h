@@ -18,21 +18,22 @@ typedef void command_run(struct core *core, const struct call *call);
 /* commands.c */
 void client_request(struct core *core, uint64_t client, const void *bytes, size_t length);
 /* The arguments are no good: answers so. */
-void call_refuse_arguments(struct core *core, const struct call *call, const char *argument, const struct err *err);
+void call_refuse_arguments(
+	struct core *core, const struct call *call, const char *argument, const struct err *err);
 
 /* commands_jobs.c */
 command_run command_block_stream, command_block_job_cancel, command_block_job_set_speed;
 /* commands_devices.c */
 command_run command_device_attach, command_device_detach;
 /* commands_queries.c */
-command_run command_query_block_jobs, command_query_devices, command_query_workers, command_query_events,
-	command_query_status, command_query_version, command_query_commands;
+command_run command_query_block_jobs, command_query_devices, command_query_workers,
+	command_query_events, command_query_status, command_query_version, command_query_commands;
 /* commands_images.c: questions that an imaged answers */
 command_run command_query_stream_plan, command_query_allocation;
 
 void query_planned(struct core *core, struct query *query, const struct msg_planned *planned);
-void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged, struct guest_range asked,
-	const struct msg_allocation_page *page);
+void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
+	struct guest_range asked, const struct msg_allocation_page *page);
 void query_refused(struct core *core, struct query *query, const struct msg_image_error *error);
 void query_lost(struct core *core, struct query *query, const char *imaged);
 

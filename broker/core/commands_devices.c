@@ -10,10 +10,13 @@
 
 /* ---- device-attach */
 
-static void refuse_imaged(struct core *core, const struct call *call, const char *device, const char *name)
+static void refuse_imaged(
+	struct core *core, const struct call *call, const char *device, const char *name)
 {
-	struct refusal refusal = {
-		.class = ERROR_CLASS_DEVICE_OFFLINE, .device = device, .argument = "imaged", .msg = name};
+	struct refusal refusal = {.class = ERROR_CLASS_DEVICE_OFFLINE,
+		.device = device,
+		.argument = "imaged",
+		.msg = name};
 
 	if (name != NULL)
 		snprintf(refusal.desc, sizeof(refusal.desc), "imaged '%s' is not here", name);
@@ -47,11 +50,13 @@ static struct imaged *choose_imaged(
 static bool is_name_free(struct core *core, const struct call *call, const char *name)
 {
 	struct job *job = job_find(core, name);
-	struct refusal refusal = {.class = ERROR_CLASS_GENERIC_ERROR, .device = name, .job_id = name};
+	struct refusal refusal = {
+		.class = ERROR_CLASS_GENERIC_ERROR, .device = name, .job_id = name};
 
 	if (job == NULL || strcmp(job->record.device, name) == 0)
 		return true;
-	snprintf(refusal.desc, sizeof(refusal.desc), "Device name '%s' is the id of a job on another device", name);
+	snprintf(refusal.desc, sizeof(refusal.desc),
+		"Device name '%s' is the id of a job on another device", name);
 	reply_refusal(core, call->asker, &refusal);
 	return false;
 }
@@ -64,8 +69,8 @@ static void wait_for(struct core *core, struct device *device, const struct call
 		list_append(&device->waiters, &waiter->in_list);
 }
 
-static void attach_new(
-	struct core *core, const struct call *call, struct imaged *imaged, const struct cmd_device_attach *arguments)
+static void attach_new(struct core *core, const struct call *call, struct imaged *imaged,
+	const struct cmd_device_attach *arguments)
 {
 	struct record_device record = {
 		.device = arguments->device,
@@ -90,15 +95,16 @@ static void attach_new(
 }
 
 /* The name is there already: the same file may be taken over from an imaged that is away. */
-static void attach_known(
-	struct core *core, const struct call *call, struct imaged *imaged, struct device *device, const char *file)
+static void attach_known(struct core *core, const struct call *call, struct imaged *imaged,
+	struct device *device, const char *file)
 {
 	if (strcmp(device->record.file, file) != 0)
 		reply_device_in_use(core, call->asker, device->record.device, device->record.file,
 			"it is attached with another file");
 	else if (!device->is_accepted || device->is_online || device->is_detaching ||
 		 (device->imaged != imaged && imaged_is_here(device->imaged)))
-		reply_device_in_use(core, call->asker, device->record.device, file, "it is attached already");
+		reply_device_in_use(
+			core, call->asker, device->record.device, file, "it is attached already");
 	else if (may_wait(core, call->asker)) {
 		if (device->imaged != imaged)
 			device_move(core, device, imaged);
@@ -116,13 +122,15 @@ void command_device_attach(struct core *core, const struct call *call)
 	struct imaged *imaged;
 	struct device *device;
 
-	if (cmd_device_attach_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_device_attach_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
-	if (arguments.format != NULL && strcmp(arguments.format, "qcow2") != 0 && strcmp(arguments.format, "raw") != 0) {
-		reply_bad_argument(core, call->asker, "format", "argument 'format' must be qcow2 or raw");
+	if (arguments.format != NULL && strcmp(arguments.format, "qcow2") != 0 &&
+		strcmp(arguments.format, "raw") != 0) {
+		reply_bad_argument(
+			core, call->asker, "format", "argument 'format' must be qcow2 or raw");
 		return;
 	}
 	imaged = choose_imaged(core, call, &arguments);
@@ -135,8 +143,8 @@ void command_device_attach(struct core *core, const struct call *call)
 	}
 	device = device_find_file(imaged, arguments.file);
 	if (device != NULL)
-		reply_device_in_use(
-			core, call->asker, device->record.device, arguments.file, "the file is attached under this name");
+		reply_device_in_use(core, call->asker, device->record.device, arguments.file,
+			"the file is attached under this name");
 	else
 		attach_new(core, call, imaged, &arguments);
 }
@@ -152,7 +160,8 @@ static void detach_away(struct core *core, struct device *device)
 static void detach(struct core *core, const struct call *call, struct device *device, bool by_force)
 {
 	if (device->job != NULL) {
-		reply_device_in_use(core, call->asker, device->record.device, NULL, "a job is active on it");
+		reply_device_in_use(
+			core, call->asker, device->record.device, NULL, "a job is active on it");
 	} else if (imaged_is_here(device->imaged)) {
 		if (!may_wait(core, call->asker))
 			return;
@@ -162,7 +171,8 @@ static void detach(struct core *core, const struct call *call, struct device *de
 		detach_away(core, device);
 		reply_empty(core, call->asker);
 	} else {
-		reply_device_offline(core, call->asker, device->record.device, device->imaged->name);
+		reply_device_offline(
+			core, call->asker, device->record.device, device->imaged->name);
 	}
 }
 
@@ -173,8 +183,8 @@ void command_device_detach(struct core *core, const struct call *call)
 	struct err err = {0};
 	struct device *device;
 
-	if (cmd_device_detach_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_device_detach_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}

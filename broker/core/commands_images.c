@@ -12,7 +12,8 @@
 /* As many runs as a reply may hold; who wants more asks for less of the device at a time. */
 #define RUNS_MAX 200000
 
-static struct query *query_new(struct core *core, const struct call *call, const struct device *device)
+static struct query *query_new(
+	struct core *core, const struct call *call, const struct device *device)
 {
 	struct query *query = must_calloc(1, sizeof(*query));
 
@@ -53,13 +54,14 @@ void command_query_stream_plan(struct core *core, const struct call *call)
 	struct device *device;
 	struct err err = {0};
 
-	if (cmd_query_stream_plan_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_stream_plan_decode(call->arguments.bytes, call->arguments.length,
+		    &core->memory, &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
 	if (arguments.base != NULL && arguments.bottom != NULL) {
-		reply_bad_argument(core, call->asker, "bottom", "arguments 'base' and 'bottom' cannot be given together");
+		reply_bad_argument(core, call->asker, "bottom",
+			"arguments 'base' and 'bottom' cannot be given together");
 		return;
 	}
 	device = device_to_ask(core, call, arguments.device);
@@ -67,7 +69,8 @@ void command_query_stream_plan(struct core *core, const struct call *call)
 		return;
 	request = request_new(core, device->imaged, REQUEST_PLAN);
 	request->query = query_new(core, call, device);
-	message.plan = (struct msg_plan){request->number, arguments.device, arguments.base, arguments.bottom};
+	message.plan = (struct msg_plan){
+		request->number, arguments.device, arguments.base, arguments.bottom};
 	send_to_imaged(core, device->imaged, &message);
 }
 
@@ -95,8 +98,8 @@ void query_planned(struct core *core, struct query *query, const struct msg_plan
 
 /* ---- query-allocation */
 
-static void ask_allocation(
-	struct core *core, struct query *query, struct imaged *imaged, uint64_t offset, uint64_t length)
+static void ask_allocation(struct core *core, struct query *query, struct imaged *imaged,
+	uint64_t offset, uint64_t length)
 {
 	struct request *request = request_new(core, imaged, REQUEST_ALLOCATION);
 	struct broker_to_imaged message = {
@@ -109,7 +112,8 @@ static void ask_allocation(
 	send_to_imaged(core, imaged, &message);
 }
 
-static void reply_runs(struct core *core, struct asker asker, const struct allocation_run *runs, size_t count)
+static void reply_runs(
+	struct core *core, struct asker asker, const struct allocation_run *runs, size_t count)
 {
 	struct wire_buffer value = {0};
 
@@ -127,8 +131,8 @@ void command_query_allocation(struct core *core, const struct call *call)
 	uint64_t size, offset, length;
 	struct err err = {0};
 
-	if (cmd_query_allocation_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_allocation_decode(call->arguments.bytes, call->arguments.length,
+		    &core->memory, &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -138,11 +142,13 @@ void command_query_allocation(struct core *core, const struct call *call)
 	size = device->record.size;
 	offset = arguments.has_offset ? arguments.offset : 0;
 	if (offset > size) {
-		reply_bad_argument(core, call->asker, "offset", "argument 'offset' is beyond the device's end, %llu",
+		reply_bad_argument(core, call->asker, "offset",
+			"argument 'offset' is beyond the device's end, %llu",
 			(unsigned long long)size);
 		return;
 	}
-	length = arguments.has_length && arguments.length < size - offset ? arguments.length : size - offset;
+	length = arguments.has_length && arguments.length < size - offset ? arguments.length
+									  : size - offset;
 	if (length == 0) {
 		reply_runs(core, call->asker, NULL, 0);
 		return;
@@ -171,8 +177,8 @@ static void add_run(struct query *query, const struct allocation_run *run)
 	query->runs[query->runs_count++] = *run;
 }
 
-void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged, struct guest_range asked,
-	const struct msg_allocation_page *page)
+void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
+	struct guest_range asked, const struct msg_allocation_page *page)
 {
 	struct asker asker = asker_of(&query->waiter);
 
@@ -180,7 +186,8 @@ void query_allocation_page(struct core *core, struct query *query, struct imaged
 		add_run(query, &page->runs[i]);
 	if (query->runs_count > RUNS_MAX) {
 		reply_bad_argument(core, asker, "length",
-			"the answer has more than %d runs: give 'offset' and 'length' and ask for a part", RUNS_MAX);
+			"the answer has more than %d runs: give 'offset' and 'length' and ask for a part",
+			RUNS_MAX);
 		query_free(core, query);
 	} else if (page->end > asked.offset && page->end < query->end) {
 		ask_allocation(core, query, imaged, page->end, query->end - page->end);

@@ -28,7 +28,8 @@ static bool is_same(struct wire_bytes a, struct wire_bytes b)
 
 static void refuse_token(struct core *core, const struct call *call)
 {
-	reply_bad_argument(core, call->asker, "token", "argument 'token' was used before with other arguments");
+	reply_bad_argument(core, call->asker, "token",
+		"argument 'token' was used before with other arguments");
 }
 
 static void wait_for(struct core *core, struct job *job, const struct call *call)
@@ -40,8 +41,8 @@ static void wait_for(struct core *core, struct job *job, const struct call *call
 }
 
 /* A token that was seen before starts nothing.  true: the request is answered, or will be. */
-static bool is_repeat(
-	struct core *core, const struct call *call, const struct cmd_block_stream *arguments, struct wire_bytes packed)
+static bool is_repeat(struct core *core, const struct call *call,
+	const struct cmd_block_stream *arguments, struct wire_bytes packed)
 {
 	const struct token *token = arguments->token ? token_find(core, arguments->token) : NULL;
 	const struct device *device = device_find(core, arguments->device);
@@ -55,7 +56,8 @@ static bool is_repeat(
 		return true;
 	}
 	if (arguments->token == NULL || starting == NULL || starting->is_accepted ||
-		starting->record.token == NULL || strcmp(starting->record.token, arguments->token) != 0)
+		starting->record.token == NULL ||
+		strcmp(starting->record.token, arguments->token) != 0)
 		return false;
 	if (is_same(starting->arguments, packed))
 		wait_for(core, starting, call);
@@ -64,13 +66,16 @@ static bool is_repeat(
 	return true;
 }
 
-static bool are_arguments_sound(struct core *core, const struct call *call, const struct cmd_block_stream *arguments)
+static bool are_arguments_sound(
+	struct core *core, const struct call *call, const struct cmd_block_stream *arguments)
 {
 	if (arguments->base != NULL && arguments->bottom != NULL) {
-		reply_bad_argument(core, call->asker, "bottom", "arguments 'base' and 'bottom' cannot be given together");
+		reply_bad_argument(core, call->asker, "bottom",
+			"arguments 'base' and 'bottom' cannot be given together");
 		return false;
 	}
-	if (arguments->backing_file != NULL && arguments->base == NULL && arguments->bottom == NULL) {
+	if (arguments->backing_file != NULL && arguments->base == NULL &&
+		arguments->bottom == NULL) {
 		reply_bad_argument(core, call->asker, "backing-file",
 			"argument 'backing-file' needs 'base': nothing is kept without it");
 		return false;
@@ -78,15 +83,18 @@ static bool are_arguments_sound(struct core *core, const struct call *call, cons
 	return true;
 }
 
-static bool is_id_free(struct core *core, const struct call *call, const char *id, const struct device *device)
+static bool is_id_free(
+	struct core *core, const struct call *call, const char *id, const struct device *device)
 {
 	const struct device *other = device_find(core, id);
-	struct refusal refusal = {.class = ERROR_CLASS_GENERIC_ERROR, .job_id = id, .argument = "job-id"};
+	struct refusal refusal = {
+		.class = ERROR_CLASS_GENERIC_ERROR, .job_id = id, .argument = "job-id"};
 
 	if (job_find(core, id) != NULL)
 		snprintf(refusal.desc, sizeof(refusal.desc), "Job ID '%s' already in use", id);
 	else if (other != NULL && other != device)
-		snprintf(refusal.desc, sizeof(refusal.desc), "Job ID '%s' is the name of another device", id);
+		snprintf(refusal.desc, sizeof(refusal.desc),
+			"Job ID '%s' is the name of another device", id);
 	else
 		return true;
 	reply_refusal(core, call->asker, &refusal);
@@ -138,8 +146,8 @@ static void start(struct core *core, const struct call *call, struct device *dev
 	job_begin(core, job);
 }
 
-static void block_stream(
-	struct core *core, const struct call *call, const struct cmd_block_stream *arguments, struct wire_bytes packed)
+static void block_stream(struct core *core, const struct call *call,
+	const struct cmd_block_stream *arguments, struct wire_bytes packed)
 {
 	struct device *device;
 
@@ -147,7 +155,8 @@ static void block_stream(
 		return;
 	device = device_for_job(core, call, arguments->device);
 	if (device == NULL ||
-		!is_id_free(core, call, arguments->job_id ? arguments->job_id : arguments->device, device))
+		!is_id_free(core, call, arguments->job_id ? arguments->job_id : arguments->device,
+			device))
 		return;
 	if (core->jobs.count >= JOBS_MAX)
 		reply_error(core, call->asker, "there are too many jobs");
@@ -162,8 +171,8 @@ void command_block_stream(struct core *core, const struct call *call)
 	const char *argument = NULL;
 	struct err err = {0};
 
-	if (cmd_block_stream_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_block_stream_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -203,8 +212,8 @@ void command_block_job_cancel(struct core *core, const struct call *call)
 	struct err err = {0};
 	struct job *job;
 
-	if (cmd_block_job_cancel_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_block_job_cancel_decode(call->arguments.bytes, call->arguments.length,
+		    &core->memory, &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -215,12 +224,14 @@ void command_block_job_cancel(struct core *core, const struct call *call)
 	reply_empty(core, call->asker);
 }
 
-static void refuse_verb(struct core *core, const struct call *call, const struct job *job, const char *verb)
+static void refuse_verb(
+	struct core *core, const struct call *call, const struct job *job, const char *verb)
 {
 	struct refusal refusal = {.class = ERROR_CLASS_GENERIC_ERROR, .job_id = job->record.job_id};
 
-	snprintf(refusal.desc, sizeof(refusal.desc), "Job '%s' in state '%s' cannot accept command verb '%s'",
-		job->record.job_id, job_status_name(job->record.status), verb);
+	snprintf(refusal.desc, sizeof(refusal.desc),
+		"Job '%s' in state '%s' cannot accept command verb '%s'", job->record.job_id,
+		job_status_name(job->record.status), verb);
 	reply_refusal(core, call->asker, &refusal);
 }
 
@@ -231,8 +242,8 @@ void command_block_job_set_speed(struct core *core, const struct call *call)
 	struct err err = {0};
 	struct job *job;
 
-	if (cmd_block_job_set_speed_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_block_job_set_speed_decode(call->arguments.bytes, call->arguments.length,
+		    &core->memory, &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}

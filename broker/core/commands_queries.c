@@ -22,7 +22,8 @@ static enum io_status io_status_of(const struct job *job)
 {
 	if (job->record.error == NULL)
 		return IO_STATUS_OK;
-	return job->record.error_class == ERROR_CLASS_NO_SPACE ? IO_STATUS_NOSPACE : IO_STATUS_FAILED;
+	return job->record.error_class == ERROR_CLASS_NO_SPACE ? IO_STATUS_NOSPACE
+							       : IO_STATUS_FAILED;
 }
 
 static struct job_info job_info_of(struct core *core, struct job *job)
@@ -67,7 +68,8 @@ static int compare_numbers(const void *left, const void *right)
 {
 	const struct job *const *a = left, *const *b = right;
 
-	return ((*a)->record.number > (*b)->record.number) - ((*a)->record.number < (*b)->record.number);
+	return ((*a)->record.number > (*b)->record.number) -
+	       ((*a)->record.number < (*b)->record.number);
 }
 
 /* All that are accepted, in the order in which they were; the caller frees. */
@@ -106,8 +108,8 @@ void command_query_block_jobs(struct core *core, const struct call *call)
 	struct job **jobs;
 	size_t count;
 
-	if (cmd_query_block_jobs_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_block_jobs_decode(call->arguments.bytes, call->arguments.length,
+		    &core->memory, &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -121,7 +123,8 @@ void command_query_block_jobs(struct core *core, const struct call *call)
 	if (device == NULL || !device->is_accepted)
 		reply_device_not_found(core, call->asker, arguments.device);
 	else
-		reply_jobs(core, call, &device->job, device->job != NULL && device->job->is_accepted);
+		reply_jobs(
+			core, call, &device->job, device->job != NULL && device->job->is_accepted);
 }
 
 /* ---- devices */
@@ -133,7 +136,8 @@ static int compare_names(const void *left, const void *right)
 	return strcmp(a->device, b->device);
 }
 
-static void reply_devices(struct core *core, const struct call *call, struct device_info *infos, size_t count)
+static void reply_devices(
+	struct core *core, const struct call *call, struct device_info *infos, size_t count)
 {
 	struct wire_buffer value = {0};
 
@@ -163,8 +167,8 @@ void command_query_devices(struct core *core, const struct call *call)
 	struct device *device;
 	struct device_info info;
 
-	if (cmd_query_devices_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_devices_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -200,8 +204,8 @@ void command_query_workers(struct core *core, const struct call *call)
 	struct err err = {0};
 	size_t place = 0, count = 0;
 
-	if (cmd_query_workers_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_workers_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -232,8 +236,8 @@ void command_query_events(struct core *core, const struct call *call)
 	struct err err = {0};
 	struct effect *effect;
 
-	if (cmd_query_events_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_events_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -261,7 +265,8 @@ static size_t count_jobs(const struct core *core, struct wire_count *counts, uin
 		*ret_queued = INT64_MAX;
 	for (enum job_status status = 0; status < JOB_STATUS_COUNT; status++)
 		if (by_status[status] > 0)
-			counts[count++] = (struct wire_count){job_status_name(status), by_status[status]};
+			counts[count++] =
+				(struct wire_count){job_status_name(status), by_status[status]};
 	return count;
 }
 
@@ -293,8 +298,8 @@ void command_query_status(struct core *core, const struct call *call)
 		.speed = core->bucket.speed,
 	};
 
-	if (cmd_query_status_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_status_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}
@@ -313,8 +318,8 @@ void command_query_version(struct core *core, const struct call *call)
 	char *rest = core->version;
 	struct err err = {0};
 
-	if (cmd_query_version_decode(call->arguments.bytes, call->arguments.length, &core->memory, &arguments,
-		    &argument, &err) < 0) {
+	if (cmd_query_version_decode(call->arguments.bytes, call->arguments.length, &core->memory,
+		    &arguments, &argument, &err) < 0) {
 		call_refuse_arguments(core, call, argument, &err);
 		return;
 	}

@@ -104,9 +104,9 @@ static void budget_refilled(struct core *core, struct timer *timer)
 static void init_indices(struct core *core)
 {
 	uint64_t key = core->options.new_epoch;
-	struct index *const indices[] = {&core->peers, &core->realms, &core->workers, &core->imageds, &core->devices,
-		&core->jobs, &core->joins, &core->leases, &core->requests, &core->tokens,
-		&core->loaded_progress};
+	struct index *const indices[] = {&core->peers, &core->realms, &core->workers,
+		&core->imageds, &core->devices, &core->jobs, &core->joins, &core->leases,
+		&core->requests, &core->tokens, &core->loaded_progress};
 
 	for (size_t i = 0; i < sizeof(indices) / sizeof(indices[0]); i++)
 		index_init(indices[i], key);
@@ -148,7 +148,8 @@ static void free_objects(struct core *core)
 		device_free(core, device);
 	for (place = 0; (lease = index_next(&core->leases, &place)) != NULL; place = 0)
 		lease_free(core, lease);
-	list_for_each_safe(imaged, following, &core->all_imageds, in_core) {
+	list_for_each_safe(imaged, following, &core->all_imageds, in_core)
+	{
 		imaged_session_lost(core, imaged);
 		imaged_free(core, imaged);
 	}
@@ -196,8 +197,8 @@ int core_started(struct core *core, struct core_time time, struct effects *effec
 
 /* ---- inputs */
 
-void core_client_request(struct core *core, struct core_time time, uint64_t client, const void *bytes, size_t length,
-	struct effects *effects)
+void core_client_request(struct core *core, struct core_time time, uint64_t client,
+	const void *bytes, size_t length, struct effects *effects)
 {
 	begin(core, time, effects);
 	client_request(core, client, bytes, length);
@@ -226,7 +227,8 @@ void core_imaged_message(struct core *core, struct core_time time, uint64_t peer
 	end(core);
 }
 
-void core_peer_unreachable(struct core *core, struct core_time time, uint64_t peer, struct effects *effects)
+void core_peer_unreachable(
+	struct core *core, struct core_time time, uint64_t peer, struct effects *effects)
 {
 	struct peer *known;
 

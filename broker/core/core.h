@@ -26,14 +26,15 @@ struct core_time {
 };
 
 struct core_options {
-	uint64_t peer_timeout_ms; /* a peer is lost that long after its last message; default 5000 */
-	uint64_t lease_ms;        /* a lease without progress is revoked; default 15000 */
-	uint64_t heartbeat_ms;    /* default 1000 */
-	uint64_t event_log;       /* durable events kept; default 100000 */
-	uint64_t new_epoch;       /* used where the store is new: a random number */
-	bool has_speed;           /* --speed given: replaces the stored budget */
+	uint64_t
+		peer_timeout_ms; /* a peer is lost that long after its last message; default 5000 */
+	uint64_t lease_ms;	 /* a lease without progress is revoked; default 15000 */
+	uint64_t heartbeat_ms;	 /* default 1000 */
+	uint64_t event_log;	 /* durable events kept; default 100000 */
+	uint64_t new_epoch;	 /* used where the store is new: a random number */
+	bool has_speed;		 /* --speed given: replaces the stored budget */
 	uint64_t speed;
-	const char *version;      /* "0.1.0" */
+	const char *version; /* "0.1.0" */
 };
 
 struct core *core_new(const struct core_options *options);
@@ -41,23 +42,25 @@ void core_free(struct core *core);
 
 /* At start: every stored record once, tables in any order; then core_started.  0, or -1 and err (a record that cannot be read, or
  * of a newer format: the broker does not start). */
-int MUST_CHECK core_load(struct core *core, enum store_table table, const void *key, size_t key_length, const void *bytes,
-	size_t length, struct err *err);
+int MUST_CHECK core_load(struct core *core, enum store_table table, const void *key,
+	size_t key_length, const void *bytes, size_t length, struct err *err);
 /* All is loaded: draws the generation, resumes jobs.  A new store gets its settings record. */
-int MUST_CHECK core_started(struct core *core, struct core_time time, struct effects *effects, struct err *err);
+int MUST_CHECK core_started(
+	struct core *core, struct core_time time, struct effects *effects, struct err *err);
 
 /* One client request, as its bytes came (anything at all); answered with exactly one REPLY or QUERY_EVENTS for `client`, now or
  * later. */
-void core_client_request(struct core *core, struct core_time time, uint64_t client, const void *bytes, size_t length,
-	struct effects *effects);
+void core_client_request(struct core *core, struct core_time time, uint64_t client,
+	const void *bytes, size_t length, struct effects *effects);
 /* A message from a worker's or imaged's connection, decoded; NULL where it could not be decoded (a stranger is told to say
  * hello, a known peer is treated as lost). */
-void core_worker_message(struct core *core, struct core_time time, uint64_t peer, const struct worker_to_broker *message,
-	struct effects *effects);
-void core_imaged_message(struct core *core, struct core_time time, uint64_t peer, const struct imaged_to_broker *message,
-	struct effects *effects);
+void core_worker_message(struct core *core, struct core_time time, uint64_t peer,
+	const struct worker_to_broker *message, struct effects *effects);
+void core_imaged_message(struct core *core, struct core_time time, uint64_t peer,
+	const struct imaged_to_broker *message, struct effects *effects);
 /* A send to the peer failed: it is gone, or its queue is full. */
-void core_peer_unreachable(struct core *core, struct core_time time, uint64_t peer, struct effects *effects);
+void core_peer_unreachable(
+	struct core *core, struct core_time time, uint64_t peer, struct effects *effects);
 /* Whatever is due; returns when it wants to be called again (monotonic ms). */
 uint64_t core_tick(struct core *core, struct core_time time, struct effects *effects);
 

@@ -16,8 +16,8 @@
 #include "broker/core/roster.h"
 #include "common/check.h"
 
-#define RETRY_MIN_MS    1000
-#define RETRY_MAX_MS    30000
+#define RETRY_MIN_MS 1000
+#define RETRY_MAX_MS 30000
 
 struct device *device_find(const struct core *core, const char *name)
 {
@@ -28,9 +28,8 @@ struct device *device_find_file(const struct imaged *imaged, const char *file)
 {
 	struct device *device;
 
-	list_for_each(device, &imaged->devices, in_imaged)
-		if (strcmp(device->record.file, file) == 0)
-			return device;
+	list_for_each(device, &imaged->devices,
+		in_imaged) if (strcmp(device->record.file, file) == 0) return device;
 	return NULL;
 }
 
@@ -58,7 +57,8 @@ static void chain_free(struct record_device *record)
 	record->chain_count = 0;
 }
 
-static void chain_set(struct record_device *record, const struct chain_layer_info *chain, size_t count)
+static void chain_set(
+	struct record_device *record, const struct chain_layer_info *chain, size_t count)
 {
 	struct chain_layer_info *copy = must_calloc(count + 1, sizeof(*copy));
 
@@ -80,7 +80,8 @@ static void store(struct core *core, const struct device *device)
 	store_put(core, STORE_DEVICES, device->record.device, strlen(device->record.device));
 }
 
-struct device *device_new(struct core *core, struct imaged *imaged, const struct record_device *record)
+struct device *device_new(
+	struct core *core, struct imaged *imaged, const struct record_device *record)
 {
 	struct device *device = must_calloc(1, sizeof(*device));
 
@@ -177,7 +178,8 @@ static void publish_online(struct core *core, const struct device *device, const
 
 	wire_buffer_clear(&core->data_buffer);
 	event_device_online_encode(&event, &core->data_buffer);
-	event_publish(core, EVENT_DEVICE_ONLINE, device->record.device, wire_buffer_bytes(&core->data_buffer));
+	event_publish(core, EVENT_DEVICE_ONLINE, device->record.device,
+		wire_buffer_bytes(&core->data_buffer));
 }
 
 static void publish_offline(struct core *core, const struct device *device, const char *reason)
@@ -186,7 +188,8 @@ static void publish_offline(struct core *core, const struct device *device, cons
 
 	wire_buffer_clear(&core->data_buffer);
 	event_device_offline_encode(&event, &core->data_buffer);
-	event_publish(core, EVENT_DEVICE_OFFLINE, device->record.device, wire_buffer_bytes(&core->data_buffer));
+	event_publish(core, EVENT_DEVICE_OFFLINE, device->record.device,
+		wire_buffer_bytes(&core->data_buffer));
 }
 
 /* ---- online and offline */
@@ -207,7 +210,8 @@ void device_seen(struct core *core, struct device *device, const struct device_s
 		store(core, device);
 }
 
-static void go_online(struct core *core, struct device *device, const struct device_state *state, const char *reason)
+static void go_online(struct core *core, struct device *device, const struct device_state *state,
+	const char *reason)
 {
 	bool was_online = device->is_online;
 
@@ -272,14 +276,15 @@ void device_attach(struct core *core, struct device *device)
 	struct request *request = request_for_device(core, device, REQUEST_ATTACH);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_ATTACH,
-		.attach = {
-			.request = request->number,
-			.device = device->record.device,
-			.file = device->record.file,
-			.format = device->record.format,
-			.copy_on_read = device->record.copy_on_read,
-			.read_only = device->record.read_only,
-		},
+		.attach =
+			{
+				.request = request->number,
+				.device = device->record.device,
+				.file = device->record.file,
+				.format = device->record.format,
+				.copy_on_read = device->record.copy_on_read,
+				.read_only = device->record.read_only,
+			},
 	};
 
 	send_to_imaged(core, device->imaged, &message);
@@ -288,8 +293,8 @@ void device_attach(struct core *core, struct device *device)
 void device_ask_detach(struct core *core, struct device *device)
 {
 	struct request *request = request_for_device(core, device, REQUEST_DETACH);
-	struct broker_to_imaged message = {
-		.type = BROKER_TO_IMAGED_DETACH, .detach = {request->number, device->record.device}};
+	struct broker_to_imaged message = {.type = BROKER_TO_IMAGED_DETACH,
+		.detach = {request->number, device->record.device}};
 
 	send_to_imaged(core, device->imaged, &message);
 }
@@ -297,7 +302,8 @@ void device_ask_detach(struct core *core, struct device *device)
 void device_ask_detach_stranger(struct core *core, struct imaged *imaged, const char *name)
 {
 	struct request *request = request_new(core, imaged, REQUEST_DETACH);
-	struct broker_to_imaged message = {.type = BROKER_TO_IMAGED_DETACH, .detach = {request->number, name}};
+	struct broker_to_imaged message = {
+		.type = BROKER_TO_IMAGED_DETACH, .detach = {request->number, name}};
 
 	send_to_imaged(core, imaged, &message);
 }
@@ -363,7 +369,8 @@ void device_attached(struct core *core, struct device *device, const struct devi
 		answer_with_device(core, device);
 }
 
-void device_attach_refused(struct core *core, struct device *device, const struct msg_image_error *error)
+void device_attach_refused(
+	struct core *core, struct device *device, const struct msg_image_error *error)
 {
 	struct asker asker;
 
@@ -411,7 +418,8 @@ void device_detached(struct core *core, struct device *device)
 		reply_empty(core, asker);
 }
 
-void device_detach_refused(struct core *core, struct device *device, const struct msg_image_error *error)
+void device_detach_refused(
+	struct core *core, struct device *device, const struct msg_image_error *error)
 {
 	struct asker asker;
 

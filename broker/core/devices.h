@@ -8,7 +8,8 @@
 
 struct device *device_find(const struct core *core, const char *name);
 /* Not in the store yet; the record's strings are copied. */
-struct device *device_new(struct core *core, struct imaged *imaged, const struct record_device *record);
+struct device *device_new(
+	struct core *core, struct imaged *imaged, const struct record_device *record);
 void device_free(struct core *core, struct device *device);
 void device_touch(struct core *core, struct device *device);
 /* Looks at the device and does what is next: attach, detach, join workers, let them go. */
@@ -23,7 +24,8 @@ void device_seen(struct core *core, struct device *device, const struct device_s
 void device_goes_offline(struct core *core, struct device *device, const char *reason);
 /* imaged says that it does not have it. */
 void device_is_not_attached(struct core *core, struct device *device, const char *reason);
-void device_failed(struct core *core, struct device *device, const struct msg_device_failed *failed);
+void device_failed(
+	struct core *core, struct device *device, const struct msg_device_failed *failed);
 /* What the devices of a hello are, and what is missing among them. */
 void devices_compare(
 	struct core *core, struct imaged *imaged, const struct device_state *states, size_t count);
@@ -41,9 +43,11 @@ void device_move(struct core *core, struct device *device, struct imaged *imaged
 
 /* imaged's answers. */
 void device_attached(struct core *core, struct device *device, const struct device_state *state);
-void device_attach_refused(struct core *core, struct device *device, const struct msg_image_error *error);
+void device_attach_refused(
+	struct core *core, struct device *device, const struct msg_image_error *error);
 void device_detached(struct core *core, struct device *device);
-void device_detach_refused(struct core *core, struct device *device, const struct msg_image_error *error);
+void device_detach_refused(
+	struct core *core, struct device *device, const struct msg_image_error *error);
 void device_request_lost(struct core *core, struct device *device, enum request_kind kind);
 
 /* What a client is told of it; borrows from the device. */

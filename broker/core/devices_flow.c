@@ -18,8 +18,8 @@ bool device_wants_workers(const struct device *device)
 {
 	const struct job *job = device->job;
 
-	if (job == NULL || !job_is_running(job) || job->record.finishing || !job->is_open || !device->is_online ||
-		device->is_detaching)
+	if (job == NULL || !job_is_running(job) || job->record.finishing || !job->is_open ||
+		!device->is_online || device->is_detaching)
 		return false;
 	return work_map_bytes(&job->map, WORK_COPY) > 0 || job->map.scanned < job->map.size ||
 	       !list_is_empty(&job->leases);
@@ -81,7 +81,8 @@ static void advance_detach(struct core *core, struct device *device)
 	if (requests_have(&device->requests, REQUEST_DETACH))
 		return;
 	joins_leave(core, device);
-	if (!list_is_empty(&device->joins) && core->now.now_ms < device->detaching_since_ms + LEAVING_MS)
+	if (!list_is_empty(&device->joins) &&
+		core->now.now_ms < device->detaching_since_ms + LEAVING_MS)
 		wake_at(core, device, device->detaching_since_ms + LEAVING_MS);
 	else
 		device_ask_detach(core, device);
@@ -97,7 +98,8 @@ static void advance_away(struct core *core, struct device *device)
 	if (core->now.now_ms < told_ms)
 		wake_at(core, device, told_ms);
 	else
-		device_goes_offline(core, device, "its imaged did not come since the broker started");
+		device_goes_offline(
+			core, device, "its imaged did not come since the broker started");
 }
 
 void device_advance(struct core *core, struct device *device)
@@ -166,13 +168,15 @@ static void compare(struct core *core, struct imaged *imaged, const struct devic
 		device_attached(core, device, state);
 }
 
-void devices_compare(struct core *core, struct imaged *imaged, const struct device_state *states, size_t count)
+void devices_compare(
+	struct core *core, struct imaged *imaged, const struct device_state *states, size_t count)
 {
 	struct device *device, *following;
 
 	for (size_t i = 0; i < count; i++)
 		compare(core, imaged, &states[i]);
-	list_for_each_safe(device, following, &imaged->devices, in_imaged) {
+	list_for_each_safe(device, following, &imaged->devices, in_imaged)
+	{
 		if (device->hello != imaged->hellos && device->is_online)
 			device_goes_offline(core, device, "its imaged does not have it open");
 		if (device->hello != imaged->hellos)

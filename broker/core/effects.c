@@ -31,7 +31,8 @@ struct effect *effects_add(struct effects *effects, enum effect_kind kind, bool 
 
 	if (effects->count == effects->capacity) {
 		effects->capacity = effects->capacity ? 2 * effects->capacity : 16;
-		effects->items = must_realloc(effects->items, effects->capacity, sizeof(*effects->items));
+		effects->items =
+			must_realloc(effects->items, effects->capacity, sizeof(*effects->items));
 	}
 	effect = &effects->items[effects->count++];
 	*effect = (struct effect){.kind = kind, .settled = settled};

@@ -26,24 +26,24 @@ enum store_table { /* one LMDB database each; keys as schemas/records.toml says 
 };
 
 enum effect_kind {
-	EFFECT_SEND_WORKER,         /* peer, bytes: one message of the worker's conversation */
-	EFFECT_SEND_IMAGED,         /* peer, bytes */
-	EFFECT_REPLY,               /* client, bytes: the whole packed reply map */
-	EFFECT_PUBLISH,             /* topic, bytes: both frames of an event */
-	EFFECT_STORE_PUT,           /* table, key, bytes */
-	EFFECT_STORE_DELETE,        /* table, key */
+	EFFECT_SEND_WORKER,  /* peer, bytes: one message of the worker's conversation */
+	EFFECT_SEND_IMAGED,  /* peer, bytes */
+	EFFECT_REPLY,	     /* client, bytes: the whole packed reply map */
+	EFFECT_PUBLISH,	     /* topic, bytes: both frames of an event */
+	EFFECT_STORE_PUT,    /* table, key, bytes */
+	EFFECT_STORE_DELETE, /* table, key */
 	EFFECT_STORE_DELETE_PREFIX, /* table, key: every record whose key begins with it (a job's map pages) */
-	EFFECT_QUERY_EVENTS,        /* client, bytes: a packed query-events request (id and arguments) for the shell to
+	EFFECT_QUERY_EVENTS, /* client, bytes: a packed query-events request (id and arguments) for the shell to
 	                             * answer from the store */
-	EFFECT_FORGET_PEER,         /* peer: its connection means nothing any more */
+	EFFECT_FORGET_PEER, /* peer: its connection means nothing any more */
 };
 
-#define EFFECT_KEY_MAX   160
+#define EFFECT_KEY_MAX	 160
 #define EFFECT_TOPIC_MAX 192
 
 struct effect {
 	enum effect_kind kind;
-	bool settled;  /* see above; always true for REPLY, PUBLISH of durable events, QUERY_EVENTS */
+	bool settled; /* see above; always true for REPLY, PUBLISH of durable events, QUERY_EVENTS */
 	uint64_t peer; /* or the client's handle */
 	enum store_table table;
 	unsigned char key[EFFECT_KEY_MAX];

@@ -45,7 +45,8 @@ size_t event_log_counts(const struct core *core, struct wire_count *counts)
 
 	for (enum event_name event = 0; event < EVENT_COUNT; event++)
 		if (core->log.last_by_event[event] != 0)
-			counts[count++] = (struct wire_count){event_name_string(event), core->log.last_by_event[event]};
+			counts[count++] = (struct wire_count){
+				event_name_string(event), core->log.last_by_event[event]};
 	return count;
 }
 
@@ -74,8 +75,8 @@ static void number_event(struct core *core, enum event_name event, struct event_
 	core->has_settings_changed = true;
 }
 
-static void store_event(
-	struct core *core, enum event_name event, const char *device, uint64_t seq, struct wire_bytes packed)
+static void store_event(struct core *core, enum event_name event, const char *device, uint64_t seq,
+	struct wire_bytes packed)
 {
 	struct store_key key = store_key_of(seq);
 	struct record_event record = {
@@ -90,7 +91,8 @@ static void store_event(
 	event_log_prune(core, PRUNED_WITH_EACH);
 }
 
-void event_publish(struct core *core, enum event_name event, const char *device, struct wire_bytes data)
+void event_publish(
+	struct core *core, enum event_name event, const char *device, struct wire_bytes data)
 {
 	struct event_envelope envelope = {
 		.event = event_name_string(event),
@@ -107,7 +109,8 @@ void event_publish(struct core *core, enum event_name event, const char *device,
 		store_event(core, event, device, envelope.seq, wire_buffer_bytes(&packed));
 	/* One that is not durable waits in the same line: it must not overtake what happened before it. */
 	effect = effects_add(core->effects, EFFECT_PUBLISH, true);
-	snprintf(effect->topic, sizeof(effect->topic), "%s/%s/", event_name_string(event), device ? device : "");
+	snprintf(effect->topic, sizeof(effect->topic), "%s/%s/", event_name_string(event),
+		device ? device : "");
 	effect->bytes = packed.bytes;
 	effect->length = packed.length;
 }

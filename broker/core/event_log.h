@@ -27,6 +27,7 @@ size_t event_log_counts(const struct core *core, struct wire_count *counts);
 void event_log_prune(struct core *core, size_t most);
 
 /* Stores (if durable) and publishes.  `data` is the packed map; `device` NULL or the device it is about. */
-void event_publish(struct core *core, enum event_name event, const char *device, struct wire_bytes data);
+void event_publish(
+	struct core *core, enum event_name event, const char *device, struct wire_bytes data);
 
 #endif

@@ -21,7 +21,8 @@ static void tell_unknown(struct core *core, uint64_t peer)
 }
 
 /* Which question an answer answers.  false: it is none. */
-static bool question_of(const struct imaged_to_broker *message, enum request_kind *ret_kind, uint64_t *ret_number)
+static bool question_of(
+	const struct imaged_to_broker *message, enum request_kind *ret_kind, uint64_t *ret_number)
 {
 	switch (message->type) {
 	case IMAGED_TO_BROKER_IMAGED_HELLO:
@@ -100,31 +101,35 @@ static bool question_of(const struct imaged_to_broker *message, enum request_kin
 
 /* ---- answers that nobody waits for */
 
-static void close_late_lease(struct core *core, struct imaged *imaged, uint64_t lease, enum worker_writes writes)
+static void close_late_lease(
+	struct core *core, struct imaged *imaged, uint64_t lease, enum worker_writes writes)
 {
 	if (lease != 0 && lease_find(core, lease) == NULL)
 		lease_abort(core, imaged, lease, writes);
 }
 
-static void answered_late(struct core *core, struct imaged *imaged, const struct imaged_to_broker *message)
+static void answered_late(
+	struct core *core, struct imaged *imaged, const struct imaged_to_broker *message)
 {
 	if (message->type == IMAGED_TO_BROKER_RESERVED)
 		close_late_lease(core, imaged, message->reserved.lease, WORKER_MAY_WRITE);
 }
 
 /* The question is known, who asked is gone: no order and no join followed. */
-static void answered_in_vain(struct core *core, struct imaged *imaged, const struct imaged_to_broker *message)
+static void answered_in_vain(
+	struct core *core, struct imaged *imaged, const struct imaged_to_broker *message)
 {
 	if (message->type == IMAGED_TO_BROKER_RESERVED)
 		close_late_lease(core, imaged, message->reserved.lease, WORKER_WRITES_NO_MORE);
-	if (message->type == IMAGED_TO_BROKER_JOIN_PREPARED && join_find(core, message->join_prepared.join) == NULL)
+	if (message->type == IMAGED_TO_BROKER_JOIN_PREPARED &&
+		join_find(core, message->join_prepared.join) == NULL)
 		join_tell_end(core, imaged, message->join_prepared.join, JOIN_END_LEFT);
 }
 
 /* ---- answers by whom they are for; `asked` is a copy, the request is gone already */
 
-static int answer_job(
-	struct core *core, const struct request *asked, const struct imaged_to_broker *message, struct err *err)
+static int answer_job(struct core *core, const struct request *asked,
+	const struct imaged_to_broker *message, struct err *err)
 {
 	struct job *job = asked->job;
 	struct device *device = job->device;
@@ -133,7 +138,8 @@ static int answer_job(
 		const struct msg_job_opened *opened = &message->job_opened;
 
 		if (!opened->nothing_to_do &&
-			(opened->cluster_size < 512 || (opened->cluster_size & (opened->cluster_size - 1)) != 0))
+			(opened->cluster_size < 512 ||
+				(opened->cluster_size & (opened->cluster_size - 1)) != 0))
 			return err_set(err, "a job has a cluster size that is none");
 		job_opened(core, job, opened);
 	} else if (message->type == IMAGED_TO_BROKER_MAP_PAGE) {
@@ -151,7 +157,8 @@ static int answer_job(
 	return 0;
 }
 
-static void answer_device(struct core *core, const struct request *asked, const struct imaged_to_broker *message)
+static void answer_device(
+	struct core *core, const struct request *asked, const struct imaged_to_broker *message)
 {
 	if (message->type == IMAGED_TO_BROKER_ATTACHED)
 		device_attached(core, asked->device, &message->attached.state);
@@ -159,8 +166,8 @@ static void answer_device(struct core *core, const struct request *asked, const 
 		device_detached(core, asked->device);
 }
 
-static int answer_join(
-	struct core *core, const struct request *asked, const struct imaged_to_broker *message, struct err *err)
+static int answer_join(struct core *core, const struct request *asked,
+	const struct imaged_to_broker *message, struct err *err)
 {
 	if (message->type == IMAGED_TO_BROKER_JOIN_PREPARED)
 		return join_prepared(core, asked->join, &message->join_prepared, err);
@@ -168,8 +175,8 @@ static int answer_join(
 	return 0;
 }
 
-static int answer_lease(
-	struct core *core, const struct request *asked, const struct imaged_to_broker *message, struct err *err)
+static int answer_lease(struct core *core, const struct request *asked,
+	const struct imaged_to_broker *message, struct err *err)
 {
 	if (message->type == IMAGED_TO_BROKER_RESERVED)
 		return lease_reserved(core, asked->lease, &message->reserved, err);
@@ -177,16 +184,18 @@ static int answer_lease(
 	return 0;
 }
 
-static void answer_query(struct core *core, const struct request *asked, const struct imaged_to_broker *message)
+static void answer_query(
+	struct core *core, const struct request *asked, const struct imaged_to_broker *message)
 {
 	if (message->type == IMAGED_TO_BROKER_PLANNED)
 		query_planned(core, asked->query, &message->planned);
 	else if (message->type == IMAGED_TO_BROKER_ALLOCATION_PAGE)
-		query_allocation_page(core, asked->query, asked->imaged, asked->range, &message->allocation_page);
+		query_allocation_page(
+			core, asked->query, asked->imaged, asked->range, &message->allocation_page);
 }
 
-static int answered(struct core *core, struct imaged *imaged, enum request_kind kind, uint64_t number,
-	const struct imaged_to_broker *message, struct err *err)
+static int answered(struct core *core, struct imaged *imaged, enum request_kind kind,
+	uint64_t number, const struct imaged_to_broker *message, struct err *err)
 {
 	struct request *request = request_find(core, imaged, number);
 	struct request asked;
@@ -216,7 +225,8 @@ static int answered(struct core *core, struct imaged *imaged, enum request_kind 
 
 /* ---- refusals */
 
-static void refused_lease(struct core *core, const struct request *asked, const struct msg_image_error *error)
+static void refused_lease(
+	struct core *core, const struct request *asked, const struct msg_image_error *error)
 {
 	if (asked->kind == REQUEST_COMMIT)
 		lease_commit_refused(core, asked->lease, error);
@@ -224,7 +234,8 @@ static void refused_lease(struct core *core, const struct request *asked, const 
 		lease_refused(core, asked->lease, error);
 }
 
-static void refused_job(struct core *core, const struct request *asked, const struct msg_image_error *error)
+static void refused_job(
+	struct core *core, const struct request *asked, const struct msg_image_error *error)
 {
 	if (asked->kind == REQUEST_ZERO && asked->job->is_open)
 		work_map_put_back(&asked->job->map, WORK_ZERO, asked->range);
@@ -256,7 +267,8 @@ static void refused(struct core *core, struct imaged *imaged, const struct msg_i
 
 /* ---- the rest */
 
-static void failed(struct core *core, const struct imaged *imaged, const struct msg_device_failed *message)
+static void failed(
+	struct core *core, const struct imaged *imaged, const struct msg_device_failed *message)
 {
 	struct device *device = device_find(core, message->device);
 
@@ -264,10 +276,11 @@ static void failed(struct core *core, const struct imaged *imaged, const struct 
 		device_failed(core, device, message);
 }
 
-static int handle(struct core *core, struct imaged *imaged, const struct imaged_to_broker *message, struct err *err)
+static int handle(struct core *core, struct imaged *imaged, const struct imaged_to_broker *message,
+	struct err *err)
 {
-	enum request_kind kind;
-	uint64_t number;
+	enum request_kind kind = REQUEST_ATTACH;
+	uint64_t number = 0;
 
 	if (question_of(message, &kind, &number))
 		return answered(core, imaged, kind, number, message, err);
@@ -280,7 +293,8 @@ static int handle(struct core *core, struct imaged *imaged, const struct imaged_
 	return 0;
 }
 
-void imaged_message(struct core *core, uint64_t peer, struct imaged *imaged, const struct imaged_to_broker *message)
+void imaged_message(struct core *core, uint64_t peer, struct imaged *imaged,
+	const struct imaged_to_broker *message)
 {
 	struct err err = {0};
 

@@ -17,7 +17,8 @@
 
 static void refuse(struct core *core, uint64_t peer, const char *why)
 {
-	struct broker_to_imaged message = {.type = BROKER_TO_IMAGED_IMAGED_REFUSED, .imaged_refused = {why}};
+	struct broker_to_imaged message = {
+		.type = BROKER_TO_IMAGED_IMAGED_REFUSED, .imaged_refused = {why}};
 
 	send_to_imaged_peer(core, peer, &message);
 	forget_peer(core, peer);
@@ -27,12 +28,13 @@ static void welcome(struct core *core, const struct imaged *imaged)
 {
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_IMAGED_WELCOME,
-		.imaged_welcome = {
-			.generation = core->generation,
-			.epoch = core->epoch,
-			.heartbeat_ms = core->options.heartbeat_ms,
-			.timeout_ms = core->options.peer_timeout_ms,
-		},
+		.imaged_welcome =
+			{
+				.generation = core->generation,
+				.epoch = core->epoch,
+				.heartbeat_ms = core->options.heartbeat_ms,
+				.timeout_ms = core->options.peer_timeout_ms,
+			},
 	};
 
 	send_to_imaged(core, imaged, &message);
@@ -78,11 +80,13 @@ static bool worker_claims(const struct worker *worker, uint64_t join)
 	return false;
 }
 
-static void compare_unknown_join(struct core *core, struct imaged *imaged, const struct open_join *open)
+static void compare_unknown_join(
+	struct core *core, struct imaged *imaged, const struct open_join *open)
 {
 	struct device *device = device_find(core, open->device);
 	struct worker *worker = worker_find(core, open->worker);
-	bool is_wanted = device != NULL && device->imaged == imaged && open->confirmed && open->join != 0;
+	bool is_wanted =
+		device != NULL && device->imaged == imaged && open->confirmed && open->join != 0;
 
 	if (worker != NULL && worker->incarnation != open->incarnation) {
 		join_tell_end(core, imaged, open->join, JOIN_END_LOST);
@@ -111,17 +115,17 @@ static void compare_join(struct core *core, struct imaged *imaged, const struct 
 		join_close(core, join);
 }
 
-static void compare_joins(struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
+static void compare_joins(
+	struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
 {
 	struct device *device;
 	struct join *join, *following;
 
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_join(core, imaged, &hello->joins[i]);
-	list_for_each(device, &imaged->devices, in_imaged)
-		list_for_each_safe(join, following, &device->joins, in_device)
-			if (join->id != 0 && join->hello != imaged->hellos)
-				join_close(core, join);
+	list_for_each(device, &imaged->devices, in_imaged) list_for_each_safe(join, following,
+		&device->joins, in_device) if (join->id != 0 && join->hello != imaged->hellos)
+		join_close(core, join);
 }
 
 /* ---- leases */
@@ -134,18 +138,19 @@ static const struct open_join *find_join(const struct msg_imaged_hello *hello, u
 	return NULL;
 }
 
-static struct job *find_job(const struct core *core, const struct imaged *imaged, const struct open_lease *open)
+static struct job *find_job(
+	const struct core *core, const struct imaged *imaged, const struct open_lease *open)
 {
 	struct job *job = job_find(core, open->job);
 
-	if (job == NULL || !job_is_running(job) || job->record.finishing || job->device->imaged != imaged ||
-		strcmp(job->record.device, open->device) != 0)
+	if (job == NULL || !job_is_running(job) || job->record.finishing ||
+		job->device->imaged != imaged || strcmp(job->record.device, open->device) != 0)
 		return NULL;
 	return job;
 }
 
-static void compare_known_lease(
-	struct core *core, struct imaged *imaged, struct lease *lease, const struct open_lease *open)
+static void compare_known_lease(struct core *core, struct imaged *imaged, struct lease *lease,
+	const struct open_lease *open)
 {
 	struct job *job = find_job(core, imaged, open);
 
@@ -169,8 +174,8 @@ static void compare_known_lease(
 	}
 }
 
-static void compare_unknown_lease(
-	struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello, const struct open_lease *open)
+static void compare_unknown_lease(struct core *core, struct imaged *imaged,
+	const struct msg_imaged_hello *hello, const struct open_lease *open)
 {
 	const struct open_join *join = find_join(hello, open->join);
 	struct worker *worker = join != NULL ? worker_find(core, join->worker) : NULL;
@@ -183,11 +188,12 @@ static void compare_unknown_lease(
 	if (worker != NULL || join == NULL || job == NULL)
 		lease_close_unwanted(core, imaged, open->lease, worker);
 	else
-		lease_new_orphan(core, imaged, job, open, join->worker, join->incarnation)->hello = imaged->hellos;
+		lease_new_orphan(core, imaged, job, open, join->worker, join->incarnation)->hello =
+			imaged->hellos;
 }
 
-static void compare_lease(
-	struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello, const struct open_lease *open)
+static void compare_lease(struct core *core, struct imaged *imaged,
+	const struct msg_imaged_hello *hello, const struct open_lease *open)
 {
 	struct lease *lease = lease_find(core, open->lease);
 
@@ -223,20 +229,21 @@ static void close_forgotten_lease(struct core *core, struct lease *lease)
 	}
 }
 
-static void compare_leases(struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
+static void compare_leases(
+	struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
 {
 	struct lease *lease, *following;
 
 	for (size_t i = 0; i < hello->leases_count; i++)
 		compare_lease(core, imaged, hello, &hello->leases[i]);
-	list_for_each_safe(lease, following, &imaged->leases, in_imaged)
-		if (lease->hello != imaged->hellos)
-			close_forgotten_lease(core, lease);
+	list_for_each_safe(lease, following, &imaged->leases,
+		in_imaged) if (lease->hello != imaged->hellos) close_forgotten_lease(core, lease);
 }
 
 /* ---- jobs */
 
-static void compare_jobs(struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
+static void compare_jobs(
+	struct core *core, struct imaged *imaged, const struct msg_imaged_hello *hello)
 {
 	for (size_t i = 0; i < hello->jobs_count; i++) {
 		const struct open_job_state *open = &hello->jobs[i];
@@ -246,8 +253,9 @@ static void compare_jobs(struct core *core, struct imaged *imaged, const struct 
 		if (job != NULL && job->is_accepted && job->device->imaged == imaged &&
 			strcmp(job->record.device, open->device) == 0)
 			continue;
-		message.close_job = (struct msg_close_job){
-			request_new(core, imaged, REQUEST_CLOSE_JOB)->number, open->device, open->job};
+		message.close_job =
+			(struct msg_close_job){request_new(core, imaged, REQUEST_CLOSE_JOB)->number,
+				open->device, open->job};
 		send_to_imaged(core, imaged, &message);
 	}
 }
@@ -255,7 +263,8 @@ static void compare_jobs(struct core *core, struct imaged *imaged, const struct 
 /* ---- the hello */
 
 /* The imaged whose hello this is; NULL: it is answered already. */
-static struct imaged *find_or_admit(struct core *core, uint64_t peer, const struct msg_imaged_hello *hello)
+static struct imaged *find_or_admit(
+	struct core *core, uint64_t peer, const struct msg_imaged_hello *hello)
 {
 	struct imaged *imaged = imaged_get(core, hello->name);
 
@@ -269,7 +278,8 @@ static struct imaged *find_or_admit(struct core *core, uint64_t peer, const stru
 		imaged_session_lost(core, imaged);
 		return imaged;
 	}
-	if (imaged->peer.number == peer) { /* a new one on the same connection: the old one is gone */
+	if (imaged->peer.number ==
+		peer) { /* a new one on the same connection: the old one is gone */
 		peer_hand_over(core, &imaged->peer);
 		imaged_lose(core, imaged, "a new incarnation took its place");
 		return imaged_get(core, hello->name);
@@ -278,13 +288,13 @@ static struct imaged *find_or_admit(struct core *core, uint64_t peer, const stru
 	return NULL;
 }
 
-static void take_in(struct core *core, struct imaged *imaged, uint64_t peer, const struct msg_imaged_hello *hello)
+static void take_in(struct core *core, struct imaged *imaged, uint64_t peer,
+	const struct msg_imaged_hello *hello)
 {
 	struct device *device;
 
 	if (imaged->incarnation != hello->incarnation)
-		list_for_each(device, &imaged->devices, in_imaged)
-			device->has_failed = false;
+		list_for_each(device, &imaged->devices, in_imaged) device->has_failed = false;
 	imaged->incarnation = hello->incarnation;
 	imaged->hellos++;
 	name_copy(imaged->host, hello->host);

@@ -79,7 +79,8 @@ size_t imageds_here(const struct core *core, struct imaged **ret_one)
 	struct imaged *imaged;
 	size_t count = 0;
 
-	list_for_each(imaged, &core->all_imageds, in_core) {
+	list_for_each(imaged, &core->all_imageds, in_core)
+	{
 		if (!imaged_is_here(imaged))
 			continue;
 		count++;
@@ -120,9 +121,9 @@ static void trim_lost_requests(struct core *core, struct imaged *imaged)
 	struct request *request, *following;
 	size_t count = 0;
 
-	list_for_each(request, &imaged->requests, in_imaged)
-		count++;
-	list_for_each_safe(request, following, &imaged->requests, in_imaged) {
+	list_for_each(request, &imaged->requests, in_imaged) count++;
+	list_for_each_safe(request, following, &imaged->requests, in_imaged)
+	{
 		if (count <= LOST_REQUESTS_MAX)
 			return;
 		request_free(core, request);
@@ -137,13 +138,11 @@ void imaged_session_lost(struct core *core, struct imaged *imaged)
 
 	leases_of_imaged_away(core, imaged);
 	joins_of_imaged_away(core, imaged);
-	list_for_each_safe(request, following, &imaged->requests, in_imaged)
-		if (!request->is_lost)
-			lose_request(core, request);
+	list_for_each_safe(request, following, &imaged->requests, in_imaged) if (!request->is_lost)
+		lose_request(core, request);
 	trim_lost_requests(core, imaged);
-	list_for_each_safe(device, next_device, &imaged->devices, in_imaged)
-		if (device->job != NULL)
-			job_session_lost(core, device->job);
+	list_for_each_safe(device, next_device, &imaged->devices,
+		in_imaged) if (device->job != NULL) job_session_lost(core, device->job);
 }
 
 static void forget_lost_requests(struct core *core, struct imaged *imaged)
@@ -189,8 +188,8 @@ void imaged_free(struct core *core, struct imaged *imaged)
 
 void imaged_release(struct core *core, struct imaged *imaged)
 {
-	if (!imaged_is_here(imaged) && list_is_empty(&imaged->devices) && list_is_empty(&imaged->leases) &&
-		list_is_empty(&imaged->gone_devices))
+	if (!imaged_is_here(imaged) && list_is_empty(&imaged->devices) &&
+		list_is_empty(&imaged->leases) && list_is_empty(&imaged->gone_devices))
 		imaged_free(core, imaged);
 }
 
@@ -201,14 +200,14 @@ void imaged_release(struct core *core, struct imaged *imaged)
 void imaged_note_gone(struct imaged *imaged, const char *device)
 {
 	struct gone_device *gone = must_calloc(1, sizeof(*gone));
-	struct gone_device *oldest = list_first(&imaged->gone_devices, struct gone_device, in_imaged);
+	struct gone_device *oldest =
+		list_first(&imaged->gone_devices, struct gone_device, in_imaged);
 	size_t count = 0;
 
 	name_copy(gone->name, device);
 	gone->incarnation = imaged->incarnation;
 	list_append(&imaged->gone_devices, &gone->in_imaged);
-	list_for_each(gone, &imaged->gone_devices, in_imaged)
-		count++;
+	list_for_each(gone, &imaged->gone_devices, in_imaged) count++;
 	if (count > GONE_DEVICES_MAX) {
 		list_remove(&oldest->in_imaged);
 		free(oldest);
@@ -220,7 +219,8 @@ bool imaged_take_gone(struct imaged *imaged, const char *device)
 	struct gone_device *gone, *following;
 	bool is_gone = false;
 
-	list_for_each_safe(gone, following, &imaged->gone_devices, in_imaged) {
+	list_for_each_safe(gone, following, &imaged->gone_devices, in_imaged)
+	{
 		if (strcmp(gone->name, device) != 0)
 			continue;
 		is_gone |= gone->incarnation == imaged->incarnation;

@@ -28,6 +28,7 @@ void imaged_hello(struct core *core, uint64_t peer, const struct msg_imaged_hell
 void imaged_decide_challenge(struct core *core, struct imaged *imaged);
 
 /* imaged_answers.c: any message from its connection; imaged NULL: a stranger. */
-void imaged_message(struct core *core, uint64_t peer, struct imaged *imaged, const struct imaged_to_broker *message);
+void imaged_message(struct core *core, uint64_t peer, struct imaged *imaged,
+	const struct imaged_to_broker *message);
 
 #endif

@@ -38,7 +38,8 @@ static uint64_t hash_of(const struct index *index, uint64_t number, const char *
 	return hash;
 }
 
-static bool is_equal(const struct index_slot *slot, uint64_t hash, uint64_t number, const char *name)
+static bool is_equal(
+	const struct index_slot *slot, uint64_t hash, uint64_t number, const char *name)
 {
 	if (slot->hash != hash || slot->number != number)
 		return false;
@@ -50,7 +51,8 @@ static size_t place_of(const struct index *index, uint64_t hash, uint64_t number
 {
 	size_t place = hash & (index->capacity - 1);
 
-	while (index->slots[place].object != NULL && !is_equal(&index->slots[place], hash, number, name))
+	while (index->slots[place].object != NULL &&
+		!is_equal(&index->slots[place], hash, number, name))
 		place = (place + 1) & (index->capacity - 1);
 	return place;
 }
@@ -71,7 +73,8 @@ static void resize(struct index *index, size_t capacity)
 	index->capacity = capacity;
 	for (size_t i = 0; i < old_capacity; i++)
 		if (old[i].object != NULL)
-			index->slots[place_of(index, old[i].hash, old[i].number, old[i].name)] = old[i];
+			index->slots[place_of(index, old[i].hash, old[i].number, old[i].name)] =
+				old[i];
 	free(old);
 }
 
@@ -84,7 +87,8 @@ static void add(struct index *index, uint64_t number, const char *name, void *ob
 		resize(index, index->capacity ? 2 * index->capacity : SMALLEST_CAPACITY);
 	place = place_of(index, hash, number, name);
 	bug_if(index->slots[place].object != NULL);
-	index->slots[place] = (struct index_slot){.hash = hash, .number = number, .name = name, .object = object};
+	index->slots[place] =
+		(struct index_slot){.hash = hash, .number = number, .name = name, .object = object};
 	index->count++;
 }
 

@@ -12,7 +12,7 @@ struct index_slot {
 	uint64_t hash;
 	uint64_t number;
 	const char *name; /* NULL in an index of numbers; else it belongs to the object */
-	void *object;     /* NULL: empty */
+	void *object;	  /* NULL: empty */
 };
 
 struct index {

@@ -69,8 +69,10 @@ void job_advance(struct core *core, struct job *job);
 /* imaged answered. */
 void job_opened(struct core *core, struct job *job, const struct msg_job_opened *opened);
 /* -1 and err: the page is none, imaged is not to be believed. */
-int MUST_CHECK job_mapped(struct core *core, struct job *job, const struct msg_map_page *page, struct err *err);
-void job_zeroed(struct core *core, struct job *job, struct guest_range range, const struct msg_zeroed *zeroed);
+int MUST_CHECK job_mapped(
+	struct core *core, struct job *job, const struct msg_map_page *page, struct err *err);
+void job_zeroed(struct core *core, struct job *job, struct guest_range range,
+	const struct msg_zeroed *zeroed);
 void job_unfinished(struct core *core, struct job *job, uint64_t offset);
 /* imaged is away or starts anew with us: nothing is open there, what was asked is lost. */
 void job_session_lost(struct core *core, struct job *job);
@@ -83,11 +85,12 @@ void job_went_well(struct job *job);
 /* ---- job_end.c: how it ends */
 
 /* imaged refused `kind`, about `range` if it has a length: the job fails, or tries again. */
-void job_refused(struct core *core, struct job *job, enum request_kind kind, struct guest_range range,
-	const struct msg_image_error *error);
+void job_refused(struct core *core, struct job *job, enum request_kind kind,
+	struct guest_range range, const struct msg_image_error *error);
 /* A range cannot be read or written. */
 void job_io_failed(struct core *core, struct job *job, const struct io_trouble *trouble);
-void job_fail(struct core *core, struct job *job, enum error_class class, const char *errno_name, const char *reason);
+void job_fail(struct core *core, struct job *job, enum error_class class, const char *errno_name,
+	const char *reason);
 void job_cancel(struct core *core, struct job *job);
 void job_finished(struct core *core, struct job *job);
 /* imaged has closed it. */

@@ -19,7 +19,8 @@
 
 static bool is_space_errno(const char *errno_name)
 {
-	return errno_name != NULL && (strcmp(errno_name, "ENOSPC") == 0 || strcmp(errno_name, "EDQUOT") == 0);
+	return errno_name != NULL &&
+	       (strcmp(errno_name, "ENOSPC") == 0 || strcmp(errno_name, "EDQUOT") == 0);
 }
 
 /* Nothing more is copied: what is in flight is revoked, answers that come late are nobody's. */
@@ -32,12 +33,14 @@ static void stop_work(struct core *core, struct job *job)
 	job_position(job); /* keeps how far it was */
 	leases_of_job_release(core, job);
 	requests_disown(&job->requests);
-	work_map_reset(&job->map, job->record.size, job->record.cluster_size ? job->record.cluster_size : 1);
+	work_map_reset(&job->map, job->record.size,
+		job->record.cluster_size ? job->record.cluster_size : 1);
 	job_pages_forget(core, job);
 	job_become(core, job, JOB_STATUS_ABORTING);
 }
 
-void job_fail(struct core *core, struct job *job, enum error_class class, const char *errno_name, const char *reason)
+void job_fail(struct core *core, struct job *job, enum error_class class, const char *errno_name,
+	const char *reason)
 {
 	char error[RECORD_JOB_ERROR_MAX];
 
@@ -58,11 +61,13 @@ void job_io_failed(struct core *core, struct job *job, const struct io_trouble *
 	if (!job_is_running(job))
 		return;
 	job_publish_error(core, job, trouble);
-	job_fail(core, job, has_space ? ERROR_CLASS_STREAMING_ERROR : ERROR_CLASS_NO_SPACE, trouble->errno_name,
+	job_fail(core, job, has_space ? ERROR_CLASS_STREAMING_ERROR : ERROR_CLASS_NO_SPACE,
+		trouble->errno_name,
 		trouble->reason ? trouble->reason : "a range could not be copied");
 }
 
-static void io_refused(struct core *core, struct job *job, struct guest_range range, const struct msg_image_error *error)
+static void io_refused(struct core *core, struct job *job, struct guest_range range,
+	const struct msg_image_error *error)
 {
 	struct io_trouble trouble = {
 		.operation = error->has_operation ? error->operation : OPERATION_WRITE,
@@ -103,8 +108,8 @@ static void close_refused(struct core *core, struct job *job)
 		job_closed(core, job);
 }
 
-void job_refused(struct core *core, struct job *job, enum request_kind kind, struct guest_range range,
-	const struct msg_image_error *error)
+void job_refused(struct core *core, struct job *job, enum request_kind kind,
+	struct guest_range range, const struct msg_image_error *error)
 {
 	if (!job->is_accepted) {
 		job_reject(core, job, error);
@@ -114,11 +119,13 @@ void job_refused(struct core *core, struct job *job, enum request_kind kind, str
 		close_refused(core, job);
 		return;
 	}
-	if (error->class == ERROR_CLASS_NO_SPACE || is_space_errno(error->errno_name) || error->has_operation) {
+	if (error->class == ERROR_CLASS_NO_SPACE || is_space_errno(error->errno_name) ||
+		error->has_operation) {
 		io_refused(core, job, range, error);
 		return;
 	}
-	if (error->class == ERROR_CLASS_DEVICE_NOT_FOUND || error->class == ERROR_CLASS_DEVICE_OFFLINE)
+	if (error->class == ERROR_CLASS_DEVICE_NOT_FOUND ||
+		error->class == ERROR_CLASS_DEVICE_OFFLINE)
 		device_is_not_attached(core, job->device, error->msg);
 	try_again(core, job, kind);
 	if (job->refusals > REFUSALS_MAX || is_for_good(kind, error->class))
@@ -182,7 +189,8 @@ void job_reject(struct core *core, struct job *job, const struct msg_image_error
 		if (error != NULL)
 			reply_image_error(core, asker, job->record.device, error);
 		else
-			reply_device_offline(core, asker, job->record.device, job->device->imaged->name);
+			reply_device_offline(
+				core, asker, job->record.device, job->device->imaged->name);
 	}
 	job_free(core, job);
 }

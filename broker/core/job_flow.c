@@ -11,18 +11,19 @@
 #include "broker/core/requests.h"
 #include "broker/core/roster.h"
 #include "broker/core/tokens.h"
+#include "broker/core/wide.h"
 #include "common/check.h"
 
-#define LACK_MS          1000 /* a lack that is over sooner is not told */
+#define LACK_MS		 1000 /* a lack that is over sooner is not told */
 #define LACK_AT_START_MS 3000 /* peers need a moment to find a broker that started anew */
-#define PROGRESS_MIN_MS  250
-#define PROGRESS_MAX_MS  2000
-#define STORE_MS         250
-#define PAGES_STORE_MS   1000
-#define HOLD_MIN_MS      50
-#define HOLD_MAX_MS      5000
-#define ZEROES_AT_ONCE   4
-#define ZERO_BYTES_MAX   (UINT64_C(64) << 20)
+#define PROGRESS_MIN_MS	 250
+#define PROGRESS_MAX_MS	 2000
+#define STORE_MS	 250
+#define PAGES_STORE_MS	 1000
+#define HOLD_MIN_MS	 50
+#define HOLD_MAX_MS	 5000
+#define ZEROES_AT_ONCE	 4
+#define ZERO_BYTES_MAX	 (UINT64_C(64) << 20)
 
 void job_session_lost(struct core *core, struct job *job)
 {
@@ -54,11 +55,11 @@ void job_offer(struct core *core, struct job *job)
 {
 	struct join *join;
 
-	if (!job_is_running(job) || job->device == NULL || work_map_bytes(&job->map, WORK_COPY) == 0)
+	if (!job_is_running(job) || job->device == NULL ||
+		work_map_bytes(&job->map, WORK_COPY) == 0)
 		return;
-	list_for_each(join, &job->device->joins, in_device)
-		if (join->state == JOIN_USABLE)
-			worker_touch(core, join->worker);
+	list_for_each(join, &job->device->joins, in_device) if (join->state == JOIN_USABLE)
+		worker_touch(core, join->worker);
 }
 
 /* ---- asking imaged */
@@ -68,14 +69,15 @@ static void ask_open(struct core *core, struct job *job)
 	struct request *request = request_for_job(core, job, REQUEST_OPEN_JOB);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_OPEN_JOB,
-		.open_job = {
-			.request = request->number,
-			.device = job->record.device,
-			.job = job->record.job_id,
-			.base = job->record.base,
-			.bottom = job->record.bottom,
-			.backing_file = job->record.backing_file,
-		},
+		.open_job =
+			{
+				.request = request->number,
+				.device = job->record.device,
+				.job = job->record.job_id,
+				.base = job->record.base,
+				.bottom = job->record.bottom,
+				.backing_file = job->record.backing_file,
+			},
 	};
 
 	send_to_imaged(core, request->imaged, &message);
@@ -108,7 +110,8 @@ static void ask_zero(struct core *core, struct job *job, struct guest_range rang
 	struct request *request = request_for_job(core, job, REQUEST_ZERO);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_ZERO,
-		.zero = {request->number, job->record.device, job->record.job_id, range.offset, range.length},
+		.zero = {request->number, job->record.device, job->record.job_id, range.offset,
+			range.length},
 	};
 
 	request->range = range;
@@ -121,13 +124,14 @@ static void ask_finish(struct core *core, struct job *job)
 	struct request *request = request_for_job(core, job, REQUEST_FINISH);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_FINISH,
-		.finish = {
-			.request = request->number,
-			.device = job->record.device,
-			.job = job->record.job_id,
-			.backing_name = job->record.backing_name,
-			.backing_format = job->record.backing_format,
-		},
+		.finish =
+			{
+				.request = request->number,
+				.device = job->record.device,
+				.job = job->record.job_id,
+				.backing_name = job->record.backing_name,
+				.backing_format = job->record.backing_format,
+			},
 	};
 
 	send_to_imaged_settled(core, request->imaged, &message);
@@ -177,11 +181,11 @@ void job_opened(struct core *core, struct job *job, const struct msg_job_opened 
 static void count_present(struct job *job, const struct msg_map_page *page)
 {
 	uint64_t from = page->offset > job->progress.scanned ? page->offset : job->progress.scanned;
-	unsigned __int128 share;
+	unsigned_wide share;
 
 	if (page->end <= from)
 		return;
-	share = (unsigned __int128)page->present * (page->end - from) / (page->end - page->offset);
+	share = (unsigned_wide)page->present * (page->end - from) / (page->end - page->offset);
 	job->progress.present += (uint64_t)share;
 	job->progress.scanned = page->end;
 }
@@ -196,11 +200,9 @@ int job_mapped(struct core *core, struct job *job, const struct msg_map_page *pa
 	if (work_map_add_page(&job->map, page, err) < 0)
 		return -1;
 	count_present(job, page);
-	list_for_each(lease, &job->leases, in_job)
-		work_map_exclude(&job->map, lease->range);
-	list_for_each(request, &job->requests, of_owner)
-		if (request->kind == REQUEST_ZERO)
-			work_map_exclude(&job->map, request->range);
+	list_for_each(lease, &job->leases, in_job) work_map_exclude(&job->map, lease->range);
+	list_for_each(request, &job->requests, of_owner) if (request->kind == REQUEST_ZERO)
+		work_map_exclude(&job->map, request->range);
 	if (page->runs_count > 0)
 		job_pages_add(core, job, page->offset, page->end);
 	job_went_well(job);
@@ -210,7 +212,8 @@ int job_mapped(struct core *core, struct job *job, const struct msg_map_page *pa
 	return 0;
 }
 
-void job_zeroed(struct core *core, struct job *job, struct guest_range range, const struct msg_zeroed *zeroed)
+void job_zeroed(struct core *core, struct job *job, struct guest_range range,
+	const struct msg_zeroed *zeroed)
 {
 	uint64_t zeroes = zeroed->zeroes < range.length ? zeroed->zeroes : range.length;
 	uint64_t rest = range.length - zeroes;
@@ -247,15 +250,16 @@ static bool find_lack(const struct job *job, enum stall_reason *ret_reason)
 		return true;
 	}
 	*ret_reason = STALL_REASON_NO_WORKER;
-	return job->is_open && work_map_bytes(&job->map, WORK_COPY) > 0 && job->device->usable_joins == 0 &&
-	       list_is_empty(&job->leases);
+	return job->is_open && work_map_bytes(&job->map, WORK_COPY) > 0 &&
+	       job->device->usable_joins == 0 && list_is_empty(&job->leases);
 }
 
 static uint64_t lack_told_ms(const struct core *core, const struct job *job)
 {
 	uint64_t told_ms = job->lacking_since_ms + LACK_MS;
 
-	return told_ms > core->started_ms + LACK_AT_START_MS ? told_ms : core->started_ms + LACK_AT_START_MS;
+	return told_ms > core->started_ms + LACK_AT_START_MS ? told_ms
+							     : core->started_ms + LACK_AT_START_MS;
 }
 
 static void tell_lack(struct core *core, struct job *job, bool is_stalled, enum stall_reason reason)
@@ -306,8 +310,7 @@ static size_t count_requests(const struct job *job, enum request_kind kind)
 	const struct request *request;
 	size_t count = 0;
 
-	list_for_each(request, &job->requests, of_owner)
-		count += request->kind == kind;
+	list_for_each(request, &job->requests, of_owner) count += request->kind == kind;
 	return count;
 }
 
@@ -318,9 +321,12 @@ static void advance_copying(struct core *core, struct job *job)
 
 	if (work_map_wants_page(&job->map) && !requests_have(&job->requests, REQUEST_MAP))
 		ask_map(core, job);
-	for (; zeroing < ZEROES_AT_ONCE && work_map_take(&job->map, WORK_ZERO, ZERO_BYTES_MAX, &range); zeroing++)
+	for (; zeroing < ZEROES_AT_ONCE &&
+		work_map_take(&job->map, WORK_ZERO, ZERO_BYTES_MAX, &range);
+		zeroing++)
 		ask_zero(core, job, range);
-	if (!work_map_is_exhausted(&job->map) || !list_is_empty(&job->leases) || !list_is_empty(&job->requests))
+	if (!work_map_is_exhausted(&job->map) || !list_is_empty(&job->leases) ||
+		!list_is_empty(&job->requests))
 		return;
 	job->record.finishing = true;
 	job_changed(core, job);
@@ -373,7 +379,8 @@ static void advance_telling(struct core *core, struct job *job)
 	}
 	if (job->is_progress_changed && core->now.now_ms >= job->stored_ms + STORE_MS)
 		store_progress(core, job);
-	if (core->now.now_ms >= job->pages_stored_ms + PAGES_STORE_MS && job_pages_have_changed(job))
+	if (core->now.now_ms >= job->pages_stored_ms + PAGES_STORE_MS &&
+		job_pages_have_changed(job))
 		job_pages_store(core, job);
 }
 

@@ -15,6 +15,8 @@
 
 #define RETRY_MIN_MS 5000
 #define RETRY_MAX_MS 60000
+#define JOINING_MS   30000 /* a worker that has not answered by then gets a new join */
+#define LEAVING_MS   5000  /* one that has not answered is told again */
 
 struct join *join_find(const struct core *core, uint64_t id)
 {
@@ -23,6 +25,12 @@ struct join *join_find(const struct core *core, uint64_t id)
 
 static void become(struct core *core, struct join *join, enum join_state state)
 {
+	if (state == JOIN_JOINING)
+		timer_set(&core->timers, &join->timer, core->now.now_ms + JOINING_MS);
+	else if (state == JOIN_LEAVING)
+		timer_set(&core->timers, &join->timer, core->now.now_ms + LEAVING_MS);
+	else
+		timer_stop(&core->timers, &join->timer);
 	join->device->usable_joins -= join->state == JOIN_USABLE;
 	join->device->usable_joins += state == JOIN_USABLE;
 	join->state = state;
@@ -58,12 +66,13 @@ static void prepare(struct core *core, struct join *join)
 	struct request *request = request_for_join(core, join, REQUEST_PREPARE_JOIN);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_PREPARE_JOIN,
-		.prepare_join = {
-			.request = request->number,
-			.device = join->device->record.device,
-			.worker = join->worker->name,
-			.incarnation = join->worker->incarnation,
-		},
+		.prepare_join =
+			{
+				.request = request->number,
+				.device = join->device->record.device,
+				.worker = join->worker->name,
+				.incarnation = join->worker->incarnation,
+			},
 	};
 
 	send_to_imaged(core, request->imaged, &message);
@@ -92,11 +101,16 @@ static void timer_fired(struct core *core, struct timer *timer)
 		join_tell_end(core, join->device->imaged, join->id, JOIN_END_LOST);
 		join_free(core, join);
 		break;
+	case JOIN_JOINING: /* the question or the answer is lost */
+		join_close(core, join);
+		break;
+	case JOIN_LEAVING:
+		join_tell_to_leave(core, join->worker, join->id);
+		become(core, join, JOIN_LEAVING);
+		break;
 	case JOIN_PREPARING:
-	case JOIN_JOINING:
 	case JOIN_CONFIRMING:
 	case JOIN_USABLE:
-	case JOIN_LEAVING:
 		break;
 	}
 }
@@ -121,9 +135,7 @@ static void forget_in_leases(struct list *leases, const struct join *join)
 {
 	struct lease *lease;
 
-	list_for_each(lease, leases, in_worker)
-		if (lease->join == join)
-			lease->join = NULL;
+	list_for_each(lease, leases, in_worker) if (lease->join == join) lease->join = NULL;
 }
 
 void join_free(struct core *core, struct join *join)
@@ -153,9 +165,7 @@ static bool is_joined(const struct device *device, const struct worker *worker)
 {
 	const struct join *join;
 
-	list_for_each(join, &device->joins, in_device)
-		if (join->worker == worker)
-			return true;
+	list_for_each(join, &device->joins, in_device) if (join->worker == worker) return true;
 	return false;
 }
 
@@ -173,29 +183,28 @@ void joins_begin(struct core *core, struct device *device)
 
 	if (realm == NULL)
 		return;
-	list_for_each(join, &device->joins, in_device)
-		if (join->worker != NULL)
-			join->worker->mark = device;
-	list_for_each(worker, &realm->workers, in_realm)
-		if (worker->mark != device)
-			begin(core, device, worker);
-	list_for_each(worker, &realm->workers, in_realm)
-		worker->mark = NULL;
+	list_for_each(join, &device->joins, in_device) if (join->worker != NULL)
+		join->worker->mark = device;
+	list_for_each(worker, &realm->workers, in_realm) if (worker->mark != device)
+		begin(core, device, worker);
+	list_for_each(worker, &realm->workers, in_realm) worker->mark = NULL;
 }
 
-int join_prepared(struct core *core, struct join *join, const struct msg_join_prepared *prepared, struct err *err)
+int join_prepared(struct core *core, struct join *join, const struct msg_join_prepared *prepared,
+	struct err *err)
 {
 	struct broker_to_worker message = {
 		.type = BROKER_TO_WORKER_JOIN,
-		.join = {
-			.join = prepared->join,
-			.device = join->device->record.device,
-			.leaf = prepared->leaf,
-			.lock_byte = prepared->lock_byte,
-			.cluster_size = prepared->cluster_size,
-			.sources = prepared->sources,
-			.sources_count = prepared->sources_count,
-		},
+		.join =
+			{
+				.join = prepared->join,
+				.device = join->device->record.device,
+				.leaf = prepared->leaf,
+				.lock_byte = prepared->lock_byte,
+				.cluster_size = prepared->cluster_size,
+				.sources = prepared->sources,
+				.sources_count = prepared->sources_count,
+			},
 	};
 
 	if (prepared->join == 0 || join_find(core, prepared->join) != NULL)
@@ -219,7 +228,8 @@ static void be_refused(struct core *core, struct join *join)
 }
 
 /* The one join of that id that is this worker's, in that state. */
-static struct join *join_of_answer(struct core *core, const struct worker *worker, uint64_t id, enum join_state state)
+static struct join *join_of_answer(
+	struct core *core, const struct worker *worker, uint64_t id, enum join_state state)
 {
 	struct join *join = join_find(core, id);
 
@@ -240,12 +250,13 @@ void join_joined(struct core *core, struct worker *worker, const struct msg_join
 	}
 	become(core, join, JOIN_CONFIRMING);
 	request = request_for_join(core, join, REQUEST_CONFIRM_JOIN);
-	message.confirm_join = (struct msg_confirm_join){
-		request->number, joined->join, joined->boot_id, joined->device_number, joined->inode};
+	message.confirm_join = (struct msg_confirm_join){request->number, joined->join,
+		joined->boot_id, joined->device_number, joined->inode};
 	send_to_imaged(core, join->device->imaged, &message);
 }
 
-void join_refused_by_worker(struct core *core, struct worker *worker, const struct msg_join_refused *refused)
+void join_refused_by_worker(
+	struct core *core, struct worker *worker, const struct msg_join_refused *refused)
 {
 	struct join *join = join_of_answer(core, worker, refused->join, JOIN_JOINING);
 
@@ -315,8 +326,7 @@ void joins_leave(struct core *core, struct device *device)
 {
 	struct join *join, *following;
 
-	list_for_each_safe(join, following, &device->joins, in_device)
-		join_leave(core, join);
+	list_for_each_safe(join, following, &device->joins, in_device) join_leave(core, join);
 }
 
 void join_left(struct core *core, struct worker *worker, uint64_t id)
@@ -343,9 +353,8 @@ void joins_of_worker_going(struct core *core, struct worker *worker)
 {
 	struct join *join;
 
-	list_for_each(join, &worker->joins, in_worker)
-		if (join->state == JOIN_USABLE)
-			become(core, join, JOIN_LEAVING);
+	list_for_each(join, &worker->joins, in_worker) if (join->state == JOIN_USABLE)
+		become(core, join, JOIN_LEAVING);
 }
 
 void join_close(struct core *core, struct join *join)
@@ -360,16 +369,16 @@ void joins_of_imaged_away(struct core *core, struct imaged *imaged)
 	struct device *device;
 	struct join *join, *following;
 
-	list_for_each(device, &imaged->devices, in_imaged)
-		list_for_each_safe(join, following, &device->joins, in_device)
-			if (join->state == JOIN_PREPARING || join->state == JOIN_JOINING ||
-				join->state == JOIN_CONFIRMING)
-				join_close(core, join);
+	list_for_each(device, &imaged->devices, in_imaged) list_for_each_safe(join, following,
+		&device->joins,
+		in_device) if (join->state == JOIN_PREPARING || join->state == JOIN_JOINING ||
+			       join->state == JOIN_CONFIRMING) join_close(core, join);
 }
 
 /* ---- after a restart */
 
-struct join *join_new_known(struct core *core, struct device *device, const struct open_join *open, struct worker *worker)
+struct join *join_new_known(struct core *core, struct device *device, const struct open_join *open,
+	struct worker *worker)
 {
 	struct join *join = join_new(device, worker, JOIN_UNMATCHED);
 
@@ -379,7 +388,8 @@ struct join *join_new_known(struct core *core, struct device *device, const stru
 	if (worker != NULL)
 		become(core, join, JOIN_USABLE);
 	else
-		timer_set(&core->timers, &join->timer, core->now.now_ms + core->options.peer_timeout_ms);
+		timer_set(&core->timers, &join->timer,
+			core->now.now_ms + core->options.peer_timeout_ms);
 	return join;
 }
 

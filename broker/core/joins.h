@@ -19,13 +19,14 @@ void join_begin(struct core *core, struct device *device, struct worker *worker)
 void joins_begin(struct core *core, struct device *device);
 
 /* imaged's answers. -1 and err: imaged is not to be believed. */
-int MUST_CHECK join_prepared(
-	struct core *core, struct join *join, const struct msg_join_prepared *prepared, struct err *err);
+int MUST_CHECK join_prepared(struct core *core, struct join *join,
+	const struct msg_join_prepared *prepared, struct err *err);
 void join_confirmed(struct core *core, struct join *join);
 void join_refused_by_imaged(struct core *core, struct join *join);
 /* The worker's answers. */
 void join_joined(struct core *core, struct worker *worker, const struct msg_joined *joined);
-void join_refused_by_worker(struct core *core, struct worker *worker, const struct msg_join_refused *refused);
+void join_refused_by_worker(
+	struct core *core, struct worker *worker, const struct msg_join_refused *refused);
 void join_left(struct core *core, struct worker *worker, uint64_t id);
 
 /* Tells the worker to let go. */
@@ -44,7 +45,8 @@ void joins_of_worker_going(struct core *core, struct worker *worker);
 void joins_of_imaged_away(struct core *core, struct imaged *imaged);
 
 /* Named by an imaged after a restart; worker NULL: it is awaited. */
-struct join *join_new_known(struct core *core, struct device *device, const struct open_join *open, struct worker *worker);
+struct join *join_new_known(struct core *core, struct device *device, const struct open_join *open,
+	struct worker *worker);
 /* The awaited worker is here and holds it. */
 void join_match(struct core *core, struct join *join, struct worker *worker);
 /* One side does not have it any more: close it at the other, and begin anew if it is still wanted. */

@@ -14,9 +14,9 @@ static void stopped_unknown(struct core *core, const struct worker *worker, uint
 {
 	struct imaged *imaged;
 
-	list_for_each(imaged, &core->all_imageds, in_core)
-		if (strcmp(imaged->realm, worker->realm->name) == 0)
-			lease_abort(core, imaged, id, WORKER_WRITES_NO_MORE);
+	list_for_each(imaged, &core->all_imageds,
+		in_core) if (strcmp(imaged->realm, worker->realm->name) == 0)
+		lease_abort(core, imaged, id, WORKER_WRITES_NO_MORE);
 	lease_acknowledge(core, worker, id);
 }
 
@@ -49,7 +49,8 @@ static void close_stopped(struct core *core, struct lease *lease)
 	lease_acknowledge(core, worker, id);
 }
 
-void lease_progress(struct core *core, struct worker *worker, const struct msg_copy_progress *progress)
+void lease_progress(
+	struct core *core, struct worker *worker, const struct msg_copy_progress *progress)
 {
 	struct lease *lease = lease_find(core, progress->lease);
 
@@ -69,7 +70,8 @@ static void keep_report(struct lease *lease, const struct msg_copied *copied)
 	lease->zeroes_count = copied->zeroes_count;
 	lease->zeroes = must_calloc(copied->zeroes_count + 1, sizeof(*lease->zeroes));
 	if (copied->zeroes_count > 0)
-		memcpy(lease->zeroes, copied->zeroes, copied->zeroes_count * sizeof(*lease->zeroes));
+		memcpy(lease->zeroes, copied->zeroes,
+			copied->zeroes_count * sizeof(*lease->zeroes));
 }
 
 void lease_copied(struct core *core, struct worker *worker, const struct msg_copied *copied)

@@ -153,7 +153,8 @@ void lease_abort(struct core *core, struct imaged *imaged, uint64_t id, enum wor
 
 void lease_acknowledge(struct core *core, const struct worker *worker, uint64_t id)
 {
-	struct broker_to_worker message = {.type = BROKER_TO_WORKER_REPORT_ACKNOWLEDGED, .report_acknowledged = {id}};
+	struct broker_to_worker message = {
+		.type = BROKER_TO_WORKER_REPORT_ACKNOWLEDGED, .report_acknowledged = {id}};
 
 	if (worker != NULL)
 		send_to_worker(core, worker, &message);
@@ -167,21 +168,23 @@ static void tell_to_stop(struct core *core, const struct worker *worker, uint64_
 		send_to_worker(core, worker, &message);
 }
 
-static void send_order(struct core *core, const struct lease *lease, const struct msg_reserved *reserved)
+static void send_order(
+	struct core *core, const struct lease *lease, const struct msg_reserved *reserved)
 {
 	struct broker_to_worker message = {
 		.type = BROKER_TO_WORKER_COPY_ORDER,
-		.copy_order = {
-			.lease = lease->id,
-			.generation = core->generation,
-			.join = lease->join->id,
-			.offset = lease->range.offset,
-			.detect_zeroes = reserved->detect_zeroes,
-			.sources = reserved->sources,
-			.sources_count = reserved->sources_count,
-			.destinations = reserved->destinations,
-			.destinations_count = reserved->destinations_count,
-		},
+		.copy_order =
+			{
+				.lease = lease->id,
+				.generation = core->generation,
+				.join = lease->join->id,
+				.offset = lease->range.offset,
+				.detect_zeroes = reserved->detect_zeroes,
+				.sources = reserved->sources,
+				.sources_count = reserved->sources_count,
+				.destinations = reserved->destinations,
+				.destinations_count = reserved->destinations_count,
+			},
 	};
 
 	send_to_worker(core, lease->worker, &message);
@@ -198,7 +201,8 @@ static void give_back(struct core *core, struct lease *lease, uint64_t bytes)
 	if (lease->job == NULL)
 		return;
 	bucket_give_back(&lease->job->bucket, bytes);
-	lease->job->virtual_bytes -= bytes < lease->job->virtual_bytes ? bytes : lease->job->virtual_bytes;
+	lease->job->virtual_bytes -=
+		bytes < lease->job->virtual_bytes ? bytes : lease->job->virtual_bytes;
 }
 
 void lease_leave_job(struct core *core, struct lease *lease)
@@ -227,6 +231,7 @@ void lease_revoke(struct core *core, struct lease *lease)
 	}
 	tell_to_stop(core, lease->worker, lease->id);
 	become(core, lease, LEASE_REVOKED);
+	renew(core, lease); /* told again if it does not say that it did */
 }
 
 static void release_from_job(struct core *core, struct lease *lease)
@@ -289,7 +294,8 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged)
 {
 	struct lease *lease, *following;
 
-	list_for_each_safe(lease, following, &imaged->leases, in_imaged) {
+	list_for_each_safe(lease, following, &imaged->leases, in_imaged)
+	{
 		if (lease->state != LEASE_RESERVING)
 			continue;
 		lease_leave_job(core, lease);
@@ -299,7 +305,8 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged)
 
 /* ---- reserving */
 
-void lease_reserve(struct core *core, struct join *join, struct job *job, struct guest_range range, uint64_t charged)
+void lease_reserve(struct core *core, struct join *join, struct job *job, struct guest_range range,
+	uint64_t charged)
 {
 	struct lease *lease = lease_new(core, 0, LEASE_RESERVING);
 	struct broker_to_imaged message = {.type = BROKER_TO_IMAGED_RESERVE};
@@ -312,19 +319,23 @@ void lease_reserve(struct core *core, struct join *join, struct job *job, struct
 	set_worker(core, lease, join->worker);
 	lease->join = join;
 	request = request_for_lease(core, lease, REQUEST_RESERVE);
-	message.reserve = (struct msg_reserve){
-		request->number, job->record.device, job->record.job_id, join->id, range.offset, range.length};
+	message.reserve = (struct msg_reserve){request->number, job->record.device,
+		job->record.job_id, join->id, range.offset, range.length};
 	send_to_imaged(core, lease->imaged, &message);
 	job_pages_touch(job, range);
 }
 
-static int check_reserved(const struct lease *lease, const struct msg_reserved *reserved, struct err *err)
+static int check_reserved(
+	const struct lease *lease, const struct msg_reserved *reserved, struct err *err)
 {
 	struct guest_range asked = lease->range;
 
 	if (reserved->length == 0)
-		return reserved->skipped == asked.length ? 0 : err_set(err, "a reservation skipped a wrong length");
-	if (reserved->lease == 0 || reserved->offset < asked.offset || reserved->offset - asked.offset > asked.length ||
+		return reserved->skipped == asked.length
+			       ? 0
+			       : err_set(err, "a reservation skipped a wrong length");
+	if (reserved->lease == 0 || reserved->offset < asked.offset ||
+		reserved->offset - asked.offset > asked.length ||
 		reserved->length > asked.length - (reserved->offset - asked.offset) ||
 		reserved->skipped != reserved->offset - asked.offset)
 		return err_set(err, "a reservation is outside of what was asked for");
@@ -342,7 +353,8 @@ static void turn_down(struct core *core, struct lease *lease, const struct msg_r
 	lease_free(core, lease);
 }
 
-static void take_reserved_part(struct core *core, struct lease *lease, const struct msg_reserved *reserved)
+static void take_reserved_part(
+	struct core *core, struct lease *lease, const struct msg_reserved *reserved)
 {
 	struct guest_range asked = lease->range;
 	struct guest_range part = {reserved->offset, reserved->length};
@@ -362,10 +374,12 @@ static void take_reserved_part(struct core *core, struct lease *lease, const str
 		job_offer(core, lease->job);
 }
 
-int lease_reserved(struct core *core, struct lease *lease, const struct msg_reserved *reserved, struct err *err)
+int lease_reserved(struct core *core, struct lease *lease, const struct msg_reserved *reserved,
+	struct err *err)
 {
-	bool is_wanted = lease->job != NULL && lease->worker != NULL && !lease->worker->says_goodbye &&
-			 lease->join != NULL && lease->join->state == JOIN_USABLE;
+	bool is_wanted = lease->job != NULL && lease->worker != NULL &&
+			 !lease->worker->says_goodbye && lease->join != NULL &&
+			 lease->join->state == JOIN_USABLE;
 
 	if (reserved->length != 0 && lease_find(core, reserved->lease) != NULL)
 		return err_set(err, "a lease has the id of another one");
@@ -416,7 +430,8 @@ void lease_commit(struct core *core, struct lease *lease)
 	if (lease->imaged->peer.number == 0 || !list_is_empty(&lease->requests))
 		return; /* asked when imaged is back, or asked already */
 	request = request_for_lease(core, lease, REQUEST_COMMIT);
-	message.commit = (struct msg_commit){request->number, lease->id, lease->zeroes, lease->zeroes_count};
+	message.commit =
+		(struct msg_commit){request->number, lease->id, lease->zeroes, lease->zeroes_count};
 	send_to_imaged(core, lease->imaged, &message);
 }
 
@@ -435,7 +450,8 @@ void lease_committed(struct core *core, struct lease *lease, const struct msg_co
 	if (job != NULL) {
 		job->progress.copied += copied;
 		job->progress.zeroes += zeroes;
-		job->progress.superseded += committed->superseded < rest ? committed->superseded : rest;
+		job->progress.superseded +=
+			committed->superseded < rest ? committed->superseded : rest;
 		meter_add(&job->meter, core->now.now_ms, copied);
 		meter_add(&core->meter, core->now.now_ms, copied);
 		give_back(core, lease, length - copied);
@@ -447,7 +463,8 @@ void lease_committed(struct core *core, struct lease *lease, const struct msg_co
 	lease_free(core, lease);
 }
 
-void lease_commit_refused(struct core *core, struct lease *lease, const struct msg_image_error *error)
+void lease_commit_refused(
+	struct core *core, struct lease *lease, const struct msg_image_error *error)
 {
 	struct job *job = lease->job;
 	struct guest_range range = lease->range;
@@ -462,8 +479,8 @@ void lease_commit_refused(struct core *core, struct lease *lease, const struct m
 
 /* ---- after a restart */
 
-struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job, const struct open_lease *open,
-	const char *worker, uint64_t worker_incarnation)
+struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job,
+	const struct open_lease *open, const char *worker, uint64_t worker_incarnation)
 {
 	struct lease *lease = lease_new(core, open->lease, LEASE_ORPHANED);
 
@@ -486,8 +503,8 @@ struct lease *lease_new_claim(struct core *core, struct worker *worker, uint64_t
 	return lease;
 }
 
-void lease_match_claim(
-	struct core *core, struct lease *lease, struct imaged *imaged, struct job *job, const struct open_lease *open)
+void lease_match_claim(struct core *core, struct lease *lease, struct imaged *imaged,
+	struct job *job, const struct open_lease *open)
 {
 	lease->range = (struct guest_range){open->offset, open->length};
 	lease->join = join_find(core, open->join);
@@ -511,7 +528,8 @@ void lease_match_orphan(struct core *core, struct lease *lease, struct worker *w
 	renew(core, lease);
 }
 
-void lease_close_unwanted(struct core *core, struct imaged *imaged, uint64_t id, struct worker *worker)
+void lease_close_unwanted(
+	struct core *core, struct imaged *imaged, uint64_t id, struct worker *worker)
 {
 	struct lease *lease = lease_find(core, id);
 

@@ -23,15 +23,17 @@
 
 struct lease *lease_find(const struct core *core, uint64_t id);
 /* Asks imaged for clusters for this range of the job. */
-void lease_reserve(struct core *core, struct join *join, struct job *job, struct guest_range range, uint64_t charged);
+void lease_reserve(struct core *core, struct join *join, struct job *job, struct guest_range range,
+	uint64_t charged);
 /* -1 and err: imaged is not to be believed. */
-int MUST_CHECK lease_reserved(
-	struct core *core, struct lease *lease, const struct msg_reserved *reserved, struct err *err);
+int MUST_CHECK lease_reserved(struct core *core, struct lease *lease,
+	const struct msg_reserved *reserved, struct err *err);
 void lease_refused(struct core *core, struct lease *lease, const struct msg_image_error *error);
 /* Asks for the commit of what was reported. */
 void lease_commit(struct core *core, struct lease *lease);
 void lease_committed(struct core *core, struct lease *lease, const struct msg_committed *committed);
-void lease_commit_refused(struct core *core, struct lease *lease, const struct msg_image_error *error);
+void lease_commit_refused(
+	struct core *core, struct lease *lease, const struct msg_image_error *error);
 /* Tells the worker to stop and imaged to close it; the range is to be done again. */
 void lease_revoke(struct core *core, struct lease *lease);
 /* Takes it away from its job; the range goes back to the map. */
@@ -49,22 +51,25 @@ void leases_of_worker_lost(struct core *core, struct worker *worker);
 void leases_of_imaged_away(struct core *core, struct imaged *imaged);
 
 /* Named by one side after a restart. */
-struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job, const struct open_lease *open,
-	const char *worker, uint64_t worker_incarnation);
+struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job,
+	const struct open_lease *open, const char *worker, uint64_t worker_incarnation);
 struct lease *lease_new_claim(struct core *core, struct worker *worker, uint64_t id);
 /* imaged names it, but it is not wanted: closed there; the worker (NULL: not here) is told to stop. */
-void lease_close_unwanted(struct core *core, struct imaged *imaged, uint64_t id, struct worker *worker);
+void lease_close_unwanted(
+	struct core *core, struct imaged *imaged, uint64_t id, struct worker *worker);
 /* A worker's claim is what imaged named. */
-void lease_match_claim(
-	struct core *core, struct lease *lease, struct imaged *imaged, struct job *job, const struct open_lease *open);
+void lease_match_claim(struct core *core, struct lease *lease, struct imaged *imaged,
+	struct job *job, const struct open_lease *open);
 /* What imaged named is in this worker's hands. */
 void lease_match_orphan(struct core *core, struct lease *lease, struct worker *worker);
 
 /* ---- lease_reports.c: what workers say */
 
-void lease_progress(struct core *core, struct worker *worker, const struct msg_copy_progress *progress);
+void lease_progress(
+	struct core *core, struct worker *worker, const struct msg_copy_progress *progress);
 void lease_copied(struct core *core, struct worker *worker, const struct msg_copied *copied);
 void lease_failed(struct core *core, struct worker *worker, const struct msg_copy_failed *failed);
-void lease_stopped(struct core *core, struct worker *worker, const struct msg_copy_stopped *stopped);
+void lease_stopped(
+	struct core *core, struct worker *worker, const struct msg_copy_stopped *stopped);
 
 #endif

@@ -12,20 +12,20 @@ struct list {
 };
 
 /* The object of `type` whose `member` is at `pointer`. */
-#define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+#define container_of(pointer, type, member) \
+	((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* for_each may not remove the current entry; for_each_safe may remove it, but no other one. */
-#define list_for_each(position, head, member)                                                \
-	for ((position) = container_of((head)->next, __typeof__(*(position)), member);       \
-		&(position)->member != (head);                                               \
-		(position) = container_of((position)->member.next, __typeof__(*(position)), member))
+#define list_for_each(position, head, member)                                                     \
+	for ((position) = container_of((head)->next, __typeof__(*(position)), member);            \
+		&(position)->member != (head); (position) = container_of((position)->member.next, \
+						       __typeof__(*(position)), member))
 
-#define list_for_each_safe(position, following, head, member)                                      \
-	for ((position) = container_of((head)->next, __typeof__(*(position)), member),             \
-		(following) = container_of((position)->member.next, __typeof__(*(position)), member); \
-		&(position)->member != (head);                                                     \
-		(position) = (following),                                                          \
-		(following) = container_of((following)->member.next, __typeof__(*(position)), member))
+#define list_for_each_safe(position, following, head, member)                                     \
+	for ((position) = container_of((head)->next, __typeof__(*(position)), member),            \
+	    (following) = container_of((position)->member.next, __typeof__(*(position)), member); \
+		&(position)->member != (head); (position) = (following),                          \
+	    (following) = container_of((following)->member.next, __typeof__(*(position)), member))
 
 #define list_first(head, type, member) \
 	(list_is_empty(head) ? NULL : container_of((head)->next, type, member))

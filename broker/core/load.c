@@ -101,7 +101,8 @@ static uint64_t number_of_key(const void *key, size_t key_length)
 }
 
 /* Progress may be read before its job: kept by number until all is read. */
-static int load_progress(struct core *core, uint64_t number, const void *bytes, size_t length, struct err *err)
+static int load_progress(
+	struct core *core, uint64_t number, const void *bytes, size_t length, struct err *err)
 {
 	struct record_job_progress *progress;
 
@@ -116,8 +117,8 @@ static int load_progress(struct core *core, uint64_t number, const void *bytes, 
 	return 0;
 }
 
-static int load(struct core *core, enum store_table table, const void *key, size_t key_length, const void *bytes,
-	size_t length, struct err *err)
+static int load(struct core *core, enum store_table table, const void *key, size_t key_length,
+	const void *bytes, size_t length, struct err *err)
 {
 	char token[EFFECT_KEY_MAX + 1];
 
@@ -137,15 +138,16 @@ static int load(struct core *core, enum store_table table, const void *key, size
 		event_log_found(core, number_of_key(key, key_length));
 		return 0;
 	case STORE_TOKENS:
-		snprintf(token, sizeof(token), "%.*s", (int)(key_length < EFFECT_KEY_MAX ? key_length : EFFECT_KEY_MAX),
+		snprintf(token, sizeof(token), "%.*s",
+			(int)(key_length < EFFECT_KEY_MAX ? key_length : EFFECT_KEY_MAX),
 			(const char *)key);
 		return token_load(core, token, bytes, length, err);
 	}
 	return 0;
 }
 
-int core_load(struct core *core, enum store_table table, const void *key, size_t key_length, const void *bytes,
-	size_t length, struct err *err)
+int core_load(struct core *core, enum store_table table, const void *key, size_t key_length,
+	const void *bytes, size_t length, struct err *err)
 {
 	static const char *const names[STORE_TABLES] = {
 		"settings", "devices", "jobs", "progress", "map-pages", "events", "tokens"};
@@ -161,11 +163,12 @@ int core_load(struct core *core, enum store_table table, const void *key, size_t
 static int tie_job(struct core *core, struct job *job, struct err *err)
 {
 	struct device *device = device_find(core, job->record.device);
-	struct record_job_progress *progress = index_find(&core->loaded_progress, job->record.number);
+	struct record_job_progress *progress =
+		index_find(&core->loaded_progress, job->record.number);
 
 	if (device == NULL || device->job != NULL)
-		return err_set(err, "the store's job '%s' has no device '%s' of its own", job->record.job_id,
-			job->record.device);
+		return err_set(err, "the store's job '%s' has no device '%s' of its own",
+			job->record.job_id, job->record.device);
 	job->device = device;
 	device->job = job;
 	if (progress != NULL)

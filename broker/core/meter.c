@@ -2,6 +2,8 @@
 /* A ring of slices.  The newest one is not over yet and counts with the time that it has lasted. */
 #include "broker/core/meter.h"
 
+#include "broker/core/wide.h"
+
 void meter_init(struct meter *meter)
 {
 	*meter = (struct meter){.started = UINT64_MAX};
@@ -44,7 +46,7 @@ uint64_t meter_rate(struct meter *meter, uint64_t now_ms)
 	lasted_ms = slices * METER_SLICE_MS + now_ms % METER_SLICE_MS;
 	if (slices == 0)
 		return 0;
-	return (uint64_t)((unsigned __int128)total * 1000 / lasted_ms);
+	return (uint64_t)((unsigned_wide)total * 1000 / lasted_ms);
 }
 
 bool meter_is_known(const struct meter *meter, uint64_t now_ms)

@@ -11,7 +11,7 @@
 
 struct meter {
 	uint64_t bytes[METER_SLICES];
-	uint64_t slice;   /* number of the newest slice since the clock's beginning */
+	uint64_t slice;	  /* number of the newest slice since the clock's beginning */
 	uint64_t started; /* number of the slice in which it was started; UINT64_MAX: not yet */
 };
 

@@ -28,12 +28,14 @@ void send_to_worker_peer(struct core *core, uint64_t peer, const struct broker_t
 	attach_bytes(effect, &core->buffer);
 }
 
-void send_to_worker(struct core *core, const struct worker *worker, const struct broker_to_worker *message)
+void send_to_worker(
+	struct core *core, const struct worker *worker, const struct broker_to_worker *message)
 {
 	send_to_worker_peer(core, worker->peer.number, message);
 }
 
-static void send_imaged(struct core *core, uint64_t peer, const struct broker_to_imaged *message, bool settled)
+static void send_imaged(
+	struct core *core, uint64_t peer, const struct broker_to_imaged *message, bool settled)
 {
 	struct effect *effect;
 
@@ -51,12 +53,14 @@ void send_to_imaged_peer(struct core *core, uint64_t peer, const struct broker_t
 	send_imaged(core, peer, message, false);
 }
 
-void send_to_imaged(struct core *core, const struct imaged *imaged, const struct broker_to_imaged *message)
+void send_to_imaged(
+	struct core *core, const struct imaged *imaged, const struct broker_to_imaged *message)
 {
 	send_imaged(core, imaged->peer.number, message, false);
 }
 
-void send_to_imaged_settled(struct core *core, const struct imaged *imaged, const struct broker_to_imaged *message)
+void send_to_imaged_settled(
+	struct core *core, const struct imaged *imaged, const struct broker_to_imaged *message)
 {
 	send_imaged(core, imaged->peer.number, message, true);
 }
@@ -89,8 +93,8 @@ struct store_key store_key_of_two(uint64_t first, uint64_t second)
 	return key;
 }
 
-static struct effect *store_effect(
-	struct core *core, enum effect_kind kind, enum store_table table, const void *key, size_t key_length)
+static struct effect *store_effect(struct core *core, enum effect_kind kind, enum store_table table,
+	const void *key, size_t key_length)
 {
 	struct effect *effect = effects_add(core->effects, kind, false);
 
@@ -111,7 +115,8 @@ void store_delete(struct core *core, enum store_table table, const void *key, si
 	store_effect(core, EFFECT_STORE_DELETE, table, key, key_length);
 }
 
-void store_delete_prefix(struct core *core, enum store_table table, const void *key, size_t key_length)
+void store_delete_prefix(
+	struct core *core, enum store_table table, const void *key, size_t key_length)
 {
 	store_effect(core, EFFECT_STORE_DELETE_PREFIX, table, key, key_length);
 }

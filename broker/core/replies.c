@@ -11,7 +11,8 @@
 #include "common/check.h"
 #include "schemas/envelope.gen.h"
 
-static void reply(struct core *core, const struct asker *asker, const struct reply_envelope *envelope)
+static void reply(
+	struct core *core, const struct asker *asker, const struct reply_envelope *envelope)
 {
 	struct wire_buffer packed = {0};
 	struct effect *effect;
@@ -50,9 +51,10 @@ static size_t put_name(struct wire_buffer *buffer, const char *key, const char *
 
 static size_t put_names(struct wire_buffer *buffer, const struct refusal *refusal)
 {
-	return put_name(buffer, "device", refusal->device) + put_name(buffer, "job-id", refusal->job_id) +
-	       put_name(buffer, "argument", refusal->argument) + put_name(buffer, "file", refusal->file) +
-	       put_name(buffer, "msg", refusal->msg);
+	return put_name(buffer, "device", refusal->device) +
+	       put_name(buffer, "job-id", refusal->job_id) +
+	       put_name(buffer, "argument", refusal->argument) +
+	       put_name(buffer, "file", refusal->file) + put_name(buffer, "msg", refusal->msg);
 }
 
 void reply_refusal(struct core *core, struct asker asker, const struct refusal *refusal)
@@ -83,7 +85,8 @@ void reply_error(struct core *core, struct asker asker, const char *format, ...)
 	reply_refusal(core, asker, &refusal);
 }
 
-void reply_bad_argument(struct core *core, struct asker asker, const char *argument, const char *format, ...)
+void reply_bad_argument(
+	struct core *core, struct asker asker, const char *argument, const char *format, ...)
 {
 	struct refusal refusal = {.class = ERROR_CLASS_GENERIC_ERROR, .argument = argument};
 	va_list arguments;
@@ -102,20 +105,24 @@ void reply_device_not_found(struct core *core, struct asker asker, const char *d
 	reply_refusal(core, asker, &refusal);
 }
 
-void reply_device_in_use(struct core *core, struct asker asker, const char *device, const char *file, const char *why)
+void reply_device_in_use(struct core *core, struct asker asker, const char *device,
+	const char *file, const char *why)
 {
-	struct refusal refusal = {.class = ERROR_CLASS_DEVICE_IN_USE, .device = device, .file = file, .msg = why};
+	struct refusal refusal = {
+		.class = ERROR_CLASS_DEVICE_IN_USE, .device = device, .file = file, .msg = why};
 
-	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is in use%s%s", device, why ? ": " : "",
-		why ? why : "");
+	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is in use%s%s", device,
+		why ? ": " : "", why ? why : "");
 	reply_refusal(core, asker, &refusal);
 }
 
-void reply_device_offline(struct core *core, struct asker asker, const char *device, const char *imaged)
+void reply_device_offline(
+	struct core *core, struct asker asker, const char *device, const char *imaged)
 {
 	struct refusal refusal = {.class = ERROR_CLASS_DEVICE_OFFLINE, .device = device};
 
-	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is offline: imaged '%s' is away", device, imaged);
+	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is offline: imaged '%s' is away",
+		device, imaged);
 	reply_refusal(core, asker, &refusal);
 }
 
@@ -124,12 +131,12 @@ static void describe(struct refusal *refusal, const char *words)
 {
 	bool has_words = strncmp(refusal->msg, words, strlen(words)) == 0;
 
-	snprintf(refusal->desc, sizeof(refusal->desc), "%s%s%s", has_words ? "" : words, has_words ? "" : ": ",
-		refusal->msg);
+	snprintf(refusal->desc, sizeof(refusal->desc), "%s%s%s", has_words ? "" : words,
+		has_words ? "" : ": ", refusal->msg);
 }
 
-void reply_image_error(
-	struct core *core, struct asker asker, const char *device, const struct msg_image_error *error)
+void reply_image_error(struct core *core, struct asker asker, const char *device,
+	const struct msg_image_error *error)
 {
 	struct refusal refusal = {
 		.class = error->class,
@@ -206,7 +213,8 @@ bool waiters_take(struct core *core, struct list *waiters, struct asker *ret_ask
 		return false;
 	*ret_asker = asker_of(waiter);
 	if (ret_asker->id.bytes != NULL)
-		ret_asker->id.bytes = wire_memory_text(&core->memory, waiter->id.bytes, waiter->id.length);
+		ret_asker->id.bytes =
+			wire_memory_text(&core->memory, waiter->id.bytes, waiter->id.length);
 	waiter_done(core, waiter);
 	free(waiter);
 	return true;

@@ -38,15 +38,17 @@ void reply_refusal(struct core *core, struct asker asker, const struct refusal *
 /* A GenericError. */
 void reply_error(struct core *core, struct asker asker, const char *format, ...) PRINTF_LIKE(3, 4);
 
-void reply_bad_argument(struct core *core, struct asker asker, const char *argument, const char *format, ...)
-	PRINTF_LIKE(4, 5);
+void reply_bad_argument(struct core *core, struct asker asker, const char *argument,
+	const char *format, ...) PRINTF_LIKE(4, 5);
 void reply_device_not_found(struct core *core, struct asker asker, const char *device);
 /* `why` may be NULL. */
-void reply_device_in_use(struct core *core, struct asker asker, const char *device, const char *file, const char *why);
-void reply_device_offline(struct core *core, struct asker asker, const char *device, const char *imaged);
+void reply_device_in_use(struct core *core, struct asker asker, const char *device,
+	const char *file, const char *why);
+void reply_device_offline(
+	struct core *core, struct asker asker, const char *device, const char *imaged);
 /* What imaged said. */
-void reply_image_error(
-	struct core *core, struct asker asker, const char *device, const struct msg_image_error *error);
+void reply_image_error(struct core *core, struct asker asker, const char *device,
+	const struct msg_image_error *error);
 
 /* Who waits: counted, and the count is limited.  NULL: too many wait, and the asker was told so. */
 struct waiter *waiter_new(struct core *core, struct asker asker) MUST_CHECK;

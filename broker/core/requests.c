@@ -13,7 +13,8 @@ struct request *request_new(struct core *core, struct imaged *imaged, enum reque
 {
 	struct request *request = must_calloc(1, sizeof(*request));
 
-	request->number = ((core->generation & 0x3fffff) << GENERATION_SHIFT) + ++core->last_request;
+	request->number =
+		((core->generation & 0x3fffff) << GENERATION_SHIFT) + ++core->last_request;
 	request->kind = kind;
 	request->imaged = imaged;
 	list_init(&request->of_owner);
@@ -77,9 +78,7 @@ bool requests_have(const struct list *requests, enum request_kind kind)
 {
 	const struct request *request;
 
-	list_for_each(request, requests, of_owner)
-		if (request->kind == kind)
-			return true;
+	list_for_each(request, requests, of_owner) if (request->kind == kind) return true;
 	return false;
 }
 
@@ -87,7 +86,8 @@ void requests_disown(struct list *requests)
 {
 	struct request *request, *following;
 
-	list_for_each_safe(request, following, requests, of_owner) {
+	list_for_each_safe(request, following, requests, of_owner)
+	{
 		list_remove(&request->of_owner);
 		request->device = NULL;
 		request->job = NULL;

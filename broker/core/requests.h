@@ -12,7 +12,8 @@
 /* A new one without an owner; the caller sends it under its number. */
 struct request *request_new(struct core *core, struct imaged *imaged, enum request_kind kind);
 /* The owner is one of these, and gets a link in its list. */
-struct request *request_for_device(struct core *core, struct device *device, enum request_kind kind);
+struct request *request_for_device(
+	struct core *core, struct device *device, enum request_kind kind);
 struct request *request_for_job(struct core *core, struct job *job, enum request_kind kind);
 struct request *request_for_join(struct core *core, struct join *join, enum request_kind kind);
 struct request *request_for_lease(struct core *core, struct lease *lease, enum request_kind kind);

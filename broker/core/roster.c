@@ -114,9 +114,11 @@ static void timer_fired(struct core *core, struct timer *timer)
 	worker_lose(core, worker, reason);
 }
 
-static void publish(struct core *core, const struct worker *worker, enum event_name event, const char *reason)
+static void publish(
+	struct core *core, const struct worker *worker, enum event_name event, const char *reason)
 {
-	struct event_worker_joined joined = {worker->name, worker->host, worker->realm->name, reason};
+	struct event_worker_joined joined = {
+		worker->name, worker->host, worker->realm->name, reason};
 	struct event_worker_lost lost = {worker->name, worker->host, worker->realm->name, reason};
 
 	wire_buffer_clear(&core->data_buffer);
@@ -184,6 +186,5 @@ void worker_wants_joins(struct core *core, struct worker *worker)
 {
 	struct device *device;
 
-	list_for_each(device, &worker->realm->devices, in_realm)
-		join_begin(core, device, worker);
+	list_for_each(device, &worker->realm->devices, in_realm) join_begin(core, device, worker);
 }

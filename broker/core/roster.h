@@ -27,7 +27,8 @@ void worker_says_goodbye(struct core *core, struct worker *worker);
 void worker_hello(struct core *core, uint64_t peer, const struct msg_worker_hello *hello);
 
 /* worker_messages.c: any message from its connection; worker NULL: a stranger. */
-void worker_message(struct core *core, uint64_t peer, struct worker *worker, const struct worker_to_broker *message);
+void worker_message(struct core *core, uint64_t peer, struct worker *worker,
+	const struct worker_to_broker *message);
 
 /* The devices of its realm that have work are joined. */
 void worker_wants_joins(struct core *core, struct worker *worker);

@@ -6,12 +6,12 @@
 #include "broker/core/leases.h"
 #include "broker/core/roster.h"
 
-#define RANGE_MAX       (UINT64_C(64) << 20)
+#define RANGE_MAX	(UINT64_C(64) << 20)
 #define RANGE_MAX_ITEMS 4096 /* clusters: a report of zeroes holds at most half as many runs */
-#define TOO_SHORT_US    50000
-#define TOO_LONG_US     200000
-#define GRAINS          20 /* a limited job takes at least so many ranges a second */
-#define LAST_RANGE_MIN  (UINT64_C(1) << 20)
+#define TOO_SHORT_US	50000
+#define TOO_LONG_US	200000
+#define GRAINS		20 /* a limited job takes at least so many ranges a second */
+#define LAST_RANGE_MIN	(UINT64_C(1) << 20)
 
 void scheduler_learn(const struct lease *lease, uint64_t microseconds)
 {
@@ -77,10 +77,10 @@ static struct join *choose(struct core *core, const struct worker *worker)
 {
 	struct join *join, *best = NULL;
 
-	list_for_each(join, &worker->joins, in_worker)
-		if (join->state == JOIN_USABLE && is_ready(core, join->device->job) &&
-			(best == NULL || goes_before(join->device->job, best->device->job)))
-			best = join;
+	list_for_each(join, &worker->joins,
+		in_worker) if (join->state == JOIN_USABLE && is_ready(core, join->device->job) &&
+			       (best == NULL || goes_before(join->device->job, best->device->job)))
+		best = join;
 	return best;
 }
 
@@ -107,7 +107,8 @@ static bool take_one(struct core *core, struct worker *worker)
 	if (!has_credit(worker))
 		return false;
 	if (!bucket_has_any(&core->bucket, core->now.now_ms)) {
-		timer_set_earlier(&core->timers, &core->budget_timer, bucket_ready_ms(&core->bucket));
+		timer_set_earlier(
+			&core->timers, &core->budget_timer, bucket_ready_ms(&core->bucket));
 		return false;
 	}
 	join = choose(core, worker);

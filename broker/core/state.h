@@ -27,13 +27,13 @@
 #include "schemas/records.gen.h"
 
 /* Limits; what happens at each stands where it is checked. */
-#define DEVICES_MAX          10000
-#define JOBS_MAX             10000
-#define WORKERS_MAX          4096
-#define IMAGEDS_MAX          1024
+#define DEVICES_MAX	     10000
+#define JOBS_MAX	     10000
+#define WORKERS_MAX	     4096
+#define IMAGEDS_MAX	     1024
 #define WAITING_REQUESTS_MAX 10000
 #define JOINS_OF_WORKER_MAX  1024
-#define TOKENS_MAX           100000
+#define TOKENS_MAX	     100000
 
 #define NAME_SIZE 65 /* bytes of a name with its NUL */
 
@@ -66,12 +66,12 @@ struct worker {
 	uint64_t *claimed_joins; /* it holds them, and an imaged may yet name them */
 	size_t claimed_joins_count;
 	struct list leases;
-	size_t in_hands;         /* leases that use its credit */
-	uint64_t progress_ms;    /* when a copying thread of it last got further */
-	uint64_t idle_since_ms;  /* meaningful while in_hands is 0 */
-	uint64_t ranges, bytes;  /* copied so far */
+	size_t in_hands;	   /* leases that use its credit */
+	uint64_t progress_ms;	   /* when a copying thread of it last got further */
+	uint64_t idle_since_ms;	   /* meaningful while in_hands is 0 */
+	uint64_t ranges, bytes;	   /* copied so far */
 	const struct device *mark; /* of a search under way */
-	struct timer timer;      /* its heartbeat */
+	struct timer timer;	   /* its heartbeat */
 };
 
 struct imaged {
@@ -85,8 +85,8 @@ struct imaged {
 	struct list requests; /* all that it owes an answer */
 	struct list leases;
 	struct list gone_devices; /* struct gone_device: detached by force while it was away */
-	uint64_t hellos;      /* counts */
-	uint64_t challenger; /* peer that claims this name as another incarnation; 0: none */
+	uint64_t hellos;	  /* counts */
+	uint64_t challenger;	  /* peer that claims this name as another incarnation; 0: none */
 	uint64_t challenger_incarnation;
 	uint64_t challenged_ms;
 	struct timer timer;
@@ -104,33 +104,33 @@ struct device {
 	bool is_accepted; /* stored; else a device-attach waits for imaged */
 	bool is_online;
 	bool is_read_only;
-	bool has_failed;  /* imaged said so; must be attached anew */
+	bool has_failed; /* imaged said so; must be attached anew */
 	bool is_detaching;
 	bool is_offline_announced;
 	uint64_t detaching_since_ms;
 	struct imaged *imaged;
 	struct realm *realm; /* set while it wants workers */
-	struct job *job; /* the active one, or one that waits to be accepted */
+	struct job *job;     /* the active one, or one that waits to be accepted */
 	struct list in_imaged, in_realm, in_touched;
 	struct list requests; /* ATTACH, DETACH */
-	uint64_t hello;       /* number of its imaged's hello that named it last */
+	uint64_t hello;	      /* number of its imaged's hello that named it last */
 	struct list waiters;  /* clients */
 	struct list joins;
 	size_t usable_joins;
 	uint64_t idle_since_ms; /* since when no job wants workers */
-	uint64_t retry_ms;      /* not attached again before */
+	uint64_t retry_ms;	/* not attached again before */
 	uint64_t retry_delay_ms;
 	char *trouble; /* why attaching failed last; NULL: it did not */
 	struct timer timer;
 };
 
 enum join_state {
-	JOIN_PREPARING,  /* imaged draws it */
-	JOIN_JOINING,    /* the worker opens files */
+	JOIN_PREPARING,	 /* imaged draws it */
+	JOIN_JOINING,	 /* the worker opens files */
 	JOIN_CONFIRMING, /* imaged compares */
 	JOIN_USABLE,
-	JOIN_LEAVING,   /* the worker lets go */
-	JOIN_REFUSED,   /* nothing is open; tried again later */
+	JOIN_LEAVING,	/* the worker lets go */
+	JOIN_REFUSED,	/* nothing is open; tried again later */
 	JOIN_UNMATCHED, /* imaged has it open; its worker is awaited */
 };
 
@@ -143,7 +143,7 @@ struct join {
 	uint64_t worker_incarnation;
 	struct list in_device, in_worker;
 	struct list requests; /* PREPARE_JOIN, CONFIRM_JOIN */
-	uint64_t hello;       /* number of its imaged's hello that named it last */
+	uint64_t hello;	      /* number of its imaged's hello that named it last */
 	uint64_t range_bytes; /* how much it takes at a time, as far as is known */
 	uint64_t retry_delay_ms;
 	struct timer timer;
@@ -151,25 +151,25 @@ struct join {
 
 enum lease_state {
 	LEASE_RESERVING, /* imaged is asked for clusters; no id yet */
-	LEASE_COPYING,   /* the order was sent */
-	LEASE_COPIED,    /* the worker reported; imaged maps */
-	LEASE_REVOKED,   /* the worker was told to stop, and has not said yet that it did */
-	LEASE_ORPHANED,  /* imaged has it open; its worker is awaited */
-	LEASE_CLAIMED,   /* a worker has it; its imaged is awaited */
+	LEASE_COPYING,	 /* the order was sent */
+	LEASE_COPIED,	 /* the worker reported; imaged maps */
+	LEASE_REVOKED,	 /* the worker was told to stop, and has not said yet that it did */
+	LEASE_ORPHANED,	 /* imaged has it open; its worker is awaited */
+	LEASE_CLAIMED,	 /* a worker has it; its imaged is awaited */
 };
 
 struct lease {
 	uint64_t id;
 	enum lease_state state;
-	struct job *job;       /* NULL: CLAIMED, or the job is over */
-	struct imaged *imaged; /* NULL: CLAIMED */
-	struct worker *worker; /* NULL: ORPHANED, or the worker is lost */
-	struct join *join;     /* NULL where that is over */
+	struct job *job;	     /* NULL: CLAIMED, or the job is over */
+	struct imaged *imaged;	     /* NULL: CLAIMED */
+	struct worker *worker;	     /* NULL: ORPHANED, or the worker is lost */
+	struct join *join;	     /* NULL where that is over */
 	char worker_name[NAME_SIZE]; /* of an ORPHANED one */
 	uint64_t worker_incarnation;
 	struct list in_job, in_imaged, in_worker;
 	struct list requests; /* RESERVE, COMMIT */
-	uint64_t hello;       /* number of its imaged's hello that named it last */
+	uint64_t hello;	      /* number of its imaged's hello that named it last */
 	struct guest_range range;
 	uint64_t charged;    /* bytes taken from the buckets */
 	uint64_t renewed_ms; /* order sent, or its last progress */
@@ -191,8 +191,8 @@ struct job {
 	struct record_job record; /* owns its strings */
 	struct record_job_progress progress;
 	struct wire_bytes arguments; /* owned; as asked for, packed */
-	bool is_accepted; /* stored; else a block_stream waits for imaged */
-	bool is_open;     /* imaged has it open */
+	bool is_accepted;	     /* stored; else a block_stream waits for imaged */
+	bool is_open;		     /* imaged has it open */
 	bool is_released; /* closed there, so that the device can be attached anew; it goes on after that */
 	bool is_changed, is_progress_changed;
 	struct device *device;
@@ -201,18 +201,18 @@ struct job {
 	struct list leases;   /* all but REVOKED and CLAIMED ones */
 	struct list waiters;  /* clients */
 	struct work_map map;
-	struct list pages;    /* struct page: those of the map that stand in the store */
+	struct list pages; /* struct page: those of the map that stand in the store */
 	struct bucket bucket;
 	struct meter meter;
 	uint64_t virtual_bytes; /* of the fair share */
-	unsigned refusals;      /* of imaged in a row */
+	unsigned refusals;	/* of imaged in a row */
 	unsigned finish_tries;
-	uint64_t hold_until_ms; /* nothing is asked of imaged before */
+	uint64_t hold_until_ms;	   /* nothing is asked of imaged before */
 	uint64_t lacking_since_ms; /* since when `lacks` */
 	bool lacks_something;
 	enum stall_reason lacks;
-	uint64_t told_ms; /* last BLOCK_JOB_PROGRESS */
-	bool has_news;    /* since then */
+	uint64_t told_ms;   /* last BLOCK_JOB_PROGRESS */
+	bool has_news;	    /* since then */
 	uint64_t stored_ms; /* last put of progress */
 	uint64_t pages_stored_ms;
 	struct timer timer;
@@ -255,7 +255,7 @@ struct request {
 	struct lease *lease;
 	struct query *query;
 	struct guest_range range; /* of ZERO, RESERVE, ALLOCATION */
-	bool is_lost; /* its connection broke: the answer may still come, or not */
+	bool is_lost;		  /* its connection broke: the answer may still come, or not */
 };
 
 /* A client's question that imaged answers. */
@@ -279,7 +279,7 @@ struct core {
 	struct core_time now;
 	struct effects *effects;
 	struct wire_buffer buffer, data_buffer; /* for encoding */
-	struct wire_memory memory;              /* reset with each step */
+	struct wire_memory memory;		/* reset with each step */
 
 	uint64_t epoch, generation;
 	uint64_t last_job;
@@ -287,18 +287,18 @@ struct core {
 	struct event_log log;
 	uint64_t started_ms;
 
-	struct index peers;    /* number -> struct peer */
-	struct index realms;   /* name */
-	struct index workers;  /* name */
-	struct index imageds;  /* name */
-	struct index devices;  /* name */
-	struct index jobs;     /* id */
+	struct index peers;	      /* number -> struct peer */
+	struct index realms;	      /* name */
+	struct index workers;	      /* name */
+	struct index imageds;	      /* name */
+	struct index devices;	      /* name */
+	struct index jobs;	      /* id */
 	struct index loaded_progress; /* a job's number; only while the store is read */
-	struct index joins;    /* id */
-	struct index leases;   /* id */
-	struct index requests; /* number */
-	struct index tokens;   /* text */
-	struct list ended_tokens; /* by the seq of their end */
+	struct index joins;	      /* id */
+	struct index leases;	      /* id */
+	struct index requests;	      /* number */
+	struct index tokens;	      /* text */
+	struct list ended_tokens;     /* by the seq of their end */
 	struct list all_imageds;
 	uint64_t last_request;
 	size_t waiting_requests;

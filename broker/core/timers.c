@@ -44,7 +44,8 @@ static void sift(struct timers *timers, struct timer *timer)
 	while (2 * place <= timers->count) {
 		size_t child = 2 * place;
 
-		if (child < timers->count && at(timers, child + 1)->due_ms < at(timers, child)->due_ms)
+		if (child < timers->count &&
+			at(timers, child + 1)->due_ms < at(timers, child)->due_ms)
 			child++;
 		if (at(timers, child)->due_ms >= timer->due_ms)
 			break;
@@ -60,7 +61,8 @@ void timer_set(struct timers *timers, struct timer *timer, uint64_t due_ms)
 	if (!timer_is_set(timer)) {
 		if (timers->count == timers->capacity) {
 			timers->capacity = timers->capacity ? 2 * timers->capacity : 64;
-			timers->heap = must_realloc(timers->heap, timers->capacity, sizeof(*timers->heap));
+			timers->heap =
+				must_realloc(timers->heap, timers->capacity, sizeof(*timers->heap));
 		}
 		timers->count++;
 		put_at(timers, timers->count, timer);

@@ -15,7 +15,8 @@ struct token *token_find(const struct core *core, const char *text)
 	return index_find_name(&core->tokens, text);
 }
 
-static struct token *token_add(struct core *core, const char *text, const struct record_token *record)
+static struct token *token_add(
+	struct core *core, const char *text, const struct record_token *record)
 {
 	struct token *token = must_calloc(1, sizeof(*token));
 	unsigned char *arguments = must_calloc(1, record->arguments.length + 1);
@@ -76,14 +77,16 @@ void tokens_prune(struct core *core, uint64_t first)
 {
 	struct token *token, *following;
 
-	list_for_each_safe(token, following, &core->ended_tokens, in_ended) {
+	list_for_each_safe(token, following, &core->ended_tokens, in_ended)
+	{
 		if (token->record.ended_seq >= first && core->tokens.count <= TOKENS_MAX)
 			return;
 		forget(core, token);
 	}
 }
 
-int token_load(struct core *core, const char *text, const void *bytes, size_t length, struct err *err)
+int token_load(
+	struct core *core, const char *text, const void *bytes, size_t length, struct err *err)
 {
 	struct record_token record;
 
@@ -97,7 +100,8 @@ static int compare_ends(const void *left, const void *right)
 {
 	const struct token *const *a = left, *const *b = right;
 
-	return ((*a)->record.ended_seq > (*b)->record.ended_seq) - ((*a)->record.ended_seq < (*b)->record.ended_seq);
+	return ((*a)->record.ended_seq > (*b)->record.ended_seq) -
+	       ((*a)->record.ended_seq < (*b)->record.ended_seq);
 }
 
 void tokens_started(struct core *core)

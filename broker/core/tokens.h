@@ -22,7 +22,8 @@ void token_note(struct core *core, const struct job *job);
 void token_end(struct core *core, const struct job *job, uint64_t seq);
 /* Forgets those whose jobs ended before `first`. */
 void tokens_prune(struct core *core, uint64_t first);
-int MUST_CHECK token_load(struct core *core, const char *text, const void *bytes, size_t length, struct err *err);
+int MUST_CHECK token_load(
+	struct core *core, const char *text, const void *bytes, size_t length, struct err *err);
 /* All are loaded. */
 void tokens_started(struct core *core);
 void tokens_free(struct core *core);

@@ -51,7 +51,8 @@ uint64_t work_map_bytes(const struct work_map *map, enum work work)
 
 bool work_map_is_exhausted(const struct work_map *map)
 {
-	return map->scanned == map->size && map->to_do[WORK_COPY].bytes == 0 && map->to_do[WORK_ZERO].bytes == 0;
+	return map->scanned == map->size && map->to_do[WORK_COPY].bytes == 0 &&
+	       map->to_do[WORK_ZERO].bytes == 0;
 }
 
 static uint64_t end_of(struct guest_range range)
@@ -95,7 +96,8 @@ static void insert(struct work_runs *runs, size_t place, struct guest_range rang
 
 	make_room(runs);
 	place = runs->first + from_first;
-	memmove(runs->items + place + 1, runs->items + place, (runs->count - place) * sizeof(*runs->items));
+	memmove(runs->items + place + 1, runs->items + place,
+		(runs->count - place) * sizeof(*runs->items));
 	runs->items[place] = range;
 	runs->count++;
 }
@@ -103,7 +105,8 @@ static void insert(struct work_runs *runs, size_t place, struct guest_range rang
 static void erase(struct work_runs *runs, size_t place)
 {
 	runs->count--;
-	memmove(runs->items + place, runs->items + place + 1, (runs->count - place) * sizeof(*runs->items));
+	memmove(runs->items + place, runs->items + place + 1,
+		(runs->count - place) * sizeof(*runs->items));
 }
 
 /* Takes [offset, end) out of the runs. */
@@ -198,7 +201,8 @@ int work_map_add_page(struct work_map *map, const struct msg_map_page *page, str
 	return 0;
 }
 
-bool work_map_take(struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range)
+bool work_map_take(
+	struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range)
 {
 	struct work_runs *runs = &map->to_do[work];
 	struct guest_range *run, taken;
@@ -241,7 +245,8 @@ const struct guest_range *work_map_find(const struct work_map *map, enum work wo
 	return place < runs->count ? &runs->items[place] : NULL;
 }
 
-const struct guest_range *work_map_after(const struct work_map *map, enum work work, const struct guest_range *run)
+const struct guest_range *work_map_after(
+	const struct work_map *map, enum work work, const struct guest_range *run)
 {
 	const struct work_runs *runs = &map->to_do[work];
 

@@ -31,7 +31,7 @@ struct work_runs {
 };
 
 struct work_map {
-	uint64_t size;         /* bytes of the device */
+	uint64_t size;	       /* bytes of the device */
 	uint64_t cluster_size; /* ranges are multiples of it, but for the device's tail */
 	uint64_t scanned;
 	struct work_runs to_do[WORK_KINDS];
@@ -45,19 +45,22 @@ void work_map_reset(struct work_map *map, uint64_t size, uint64_t cluster_size);
 /* Whether the next page, from `scanned` on, should be asked for. */
 bool work_map_wants_page(const struct work_map *map);
 /* A page that begins at `scanned`.  -1 and err: it is none, and nothing changed. */
-int MUST_CHECK work_map_add_page(struct work_map *map, const struct msg_map_page *page, struct err *err);
+int MUST_CHECK work_map_add_page(
+	struct work_map *map, const struct msg_map_page *page, struct err *err);
 
 uint64_t work_map_bytes(const struct work_map *map, enum work work);
 /* All is scanned and nothing is left to do in it. */
 bool work_map_is_exhausted(const struct work_map *map);
 /* Takes the first piece out, at most `most_bytes` (a multiple of the cluster size).  false: there is none. */
-bool work_map_take(struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range);
+bool work_map_take(
+	struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range);
 /* Puts a range, or what of it is below `scanned`, back in. */
 void work_map_put_back(struct work_map *map, enum work work, struct guest_range range);
 /* Takes a range out because somebody has it already. */
 void work_map_exclude(struct work_map *map, struct guest_range range);
 /* The first run of that kind which ends after `offset`; NULL: none. */
-const struct guest_range *work_map_find(const struct work_map *map, enum work work, uint64_t offset);
+const struct guest_range *work_map_find(
+	const struct work_map *map, enum work work, uint64_t offset);
 /* The one after it, or NULL. */
 const struct guest_range *work_map_after(
 	const struct work_map *map, enum work work, const struct guest_range *run);

@@ -14,7 +14,8 @@
 
 static void refuse(struct core *core, uint64_t peer, const char *why)
 {
-	struct broker_to_worker message = {.type = BROKER_TO_WORKER_WORKER_REFUSED, .worker_refused = {why}};
+	struct broker_to_worker message = {
+		.type = BROKER_TO_WORKER_WORKER_REFUSED, .worker_refused = {why}};
 
 	send_to_worker_peer(core, peer, &message);
 	forget_peer(core, peer);
@@ -24,12 +25,13 @@ static void welcome(struct core *core, const struct worker *worker)
 {
 	struct broker_to_worker message = {
 		.type = BROKER_TO_WORKER_WORKER_WELCOME,
-		.worker_welcome = {
-			.generation = core->generation,
-			.epoch = core->epoch,
-			.heartbeat_ms = core->options.heartbeat_ms,
-			.timeout_ms = core->options.peer_timeout_ms,
-		},
+		.worker_welcome =
+			{
+				.generation = core->generation,
+				.epoch = core->epoch,
+				.heartbeat_ms = core->options.heartbeat_ms,
+				.timeout_ms = core->options.peer_timeout_ms,
+			},
 	};
 
 	send_to_worker(core, worker, &message);
@@ -59,7 +61,8 @@ static void compare_named_lease(struct core *core, struct worker *worker, uint64
 		lease = lease_new_claim(core, worker, id);
 		if (!may_be_named_later(core))
 			lease_revoke(core, lease);
-	} else if (lease->state == LEASE_ORPHANED && lease->worker_incarnation == worker->incarnation &&
+	} else if (lease->state == LEASE_ORPHANED &&
+		   lease->worker_incarnation == worker->incarnation &&
 		   strcmp(lease->worker_name, worker->name) == 0) {
 		lease_match_orphan(core, lease, worker);
 	} else if (lease->worker == worker && lease->state == LEASE_REVOKED) {
@@ -67,14 +70,16 @@ static void compare_named_lease(struct core *core, struct worker *worker, uint64
 	}
 }
 
-static void compare_leases(struct core *core, struct worker *worker, const struct msg_worker_hello *hello)
+static void compare_leases(
+	struct core *core, struct worker *worker, const struct msg_worker_hello *hello)
 {
 	struct lease *lease, *following;
 
 	for (size_t i = 0; i < hello->leases_count; i++)
 		if (hello->leases[i] != 0)
 			compare_named_lease(core, worker, hello->leases[i]);
-	list_for_each_safe(lease, following, &worker->leases, in_worker) {
+	list_for_each_safe(lease, following, &worker->leases, in_worker)
+	{
 		if (lease->state != LEASE_COPYING && lease->state != LEASE_REVOKED)
 			continue;
 		/* The order was lost, or crossed the hello; it is told to stop, and will say that it did. */
@@ -87,7 +92,8 @@ static void compare_leases(struct core *core, struct worker *worker, const struc
 
 static bool is_of(const struct join *join, const struct worker *worker)
 {
-	return join->worker_incarnation == worker->incarnation && strcmp(join->worker_name, worker->name) == 0;
+	return join->worker_incarnation == worker->incarnation &&
+	       strcmp(join->worker_name, worker->name) == 0;
 }
 
 static void compare_named_join(struct core *core, struct worker *worker, uint64_t id)
@@ -108,7 +114,8 @@ static void compare_named_join(struct core *core, struct worker *worker, uint64_
 	}
 }
 
-static void compare_joins(struct core *core, struct worker *worker, const struct msg_worker_hello *hello)
+static void compare_joins(
+	struct core *core, struct worker *worker, const struct msg_worker_hello *hello)
 {
 	struct join *join, *following;
 
@@ -117,7 +124,8 @@ static void compare_joins(struct core *core, struct worker *worker, const struct
 	worker->claimed_joins_count = 0;
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_named_join(core, worker, hello->joins[i]);
-	list_for_each_safe(join, following, &worker->joins, in_worker) {
+	list_for_each_safe(join, following, &worker->joins, in_worker)
+	{
 		if (join->id == 0 || is_listed(hello->joins, hello->joins_count, join->id))
 			continue;
 		if (join->state == JOIN_LEAVING)
@@ -129,7 +137,8 @@ static void compare_joins(struct core *core, struct worker *worker, const struct
 
 /* ---- the hello */
 
-static struct worker *find_or_admit(struct core *core, uint64_t peer, const struct msg_worker_hello *hello)
+static struct worker *find_or_admit(
+	struct core *core, uint64_t peer, const struct msg_worker_hello *hello)
 {
 	struct worker *worker = worker_find(core, hello->name);
 

@@ -45,7 +45,8 @@ static void handle(struct core *core, struct worker *worker, const struct worker
 	}
 }
 
-void worker_message(struct core *core, uint64_t peer, struct worker *worker, const struct worker_to_broker *message)
+void worker_message(struct core *core, uint64_t peer, struct worker *worker,
+	const struct worker_to_broker *message)
 {
 	if (message == NULL) {
 		tell_unknown(core, peer);
