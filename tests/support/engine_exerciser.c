@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/attributes.h"
 #include "common/check.h"
 #include "common/io.h"
 #include "imaged/qcow2.h"
@@ -50,7 +51,7 @@ static struct {
 	unsigned skip_percent, threads;
 } run = {.seed = 1, .trims = true};
 
-static void fail(const char *what, const struct err *err)
+static void NORETURN fail(const char *what, const struct err *err)
 {
 	fprintf(stderr, "engine_exerciser: seed %llu: %s: %s\n", (unsigned long long)run.seed, what,
 		err ? err->text : strerror(errno));
