@@ -21,7 +21,7 @@ SCENARIOS = {
     "usual": ("", 8 << 20, None, ["--steps", "6", "--all", "--switch", "", ""]),
     "small clusters, counts of 64 bits": ("cluster_size=512,refcount_bits=64", 3 << 20, None, ["--steps", "1", "--all"]),
     "version 2": ("compat=0.10,cluster_size=4096", 4 << 20, None, ["--steps", "6", "--switch", "./base.raw", "raw"]),
-    "snapshots": ("cluster_size=4096", 8 << 20, "snapshots", ["--steps", "8", "--switch", "./base.raw", "raw"]),
+    "snapshots": ("cluster_size=1024", 4 << 20, "snapshots", ["--steps", "8", "--switch", "./base.raw", "raw"]),
     "dirty": ("cluster_size=4096,lazy_refcounts=on", 4 << 20, "dirty", ["--steps", "3"]),
     "counts are missing": ("cluster_size=512,refcount_bits=64", 3 << 20, "missing", ["--steps", "2"]),
     "held and left behind": ("cluster_size=1024", 4 << 20, "left behind", ["--steps", "8"]),
