@@ -93,6 +93,8 @@ START_TEST(leaks_stay_while_a_late_worker_holds_its_byte)
 	ck_assert_uint_eq(f.device->late_bytes[0], LOCK_BYTE);
 	ck_assert(atomic_load(&f.device->needs_tidying));
 	device_tidy(f.device);
+	fixture_open_job(&f, NULL);
+	stream_close(f.device, "j");
 	ck_assert_int_eq(leaf_bytes(), before);
 	fixture_copy(&f, &made, 'x');
 
