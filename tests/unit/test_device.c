@@ -73,8 +73,6 @@ static void forget_device(void)
 {
 	bug_if(!f.device->leaf);
 	f.device->leaf = NULL;
-	stream_forget(f.device);
-	f.device->leases.count = 0;
 	device_host_remove(&f.host, f.device);
 	f.device = NULL;
 }
