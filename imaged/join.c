@@ -78,14 +78,13 @@ size_t join_table_active(const struct join_table *table)
 
 void join_table_remove(struct join_table *table, struct join *join)
 {
-	for (size_t i = 0; i < table->count; i++) {
-		if (table->joins[i] != join)
-			continue;
-		table->joins[i] = table->joins[--table->count];
-		free(join);
-		return;
-	}
-	bug_if("a join that is not in its table");
+	size_t i = 0;
+
+	while (i < table->count && table->joins[i] != join)
+		i++;
+	bug_if(i == table->count);
+	table->joins[i] = table->joins[--table->count];
+	free(join);
 }
 
 int join_source_index(const struct join *join, const struct chain_layer *layer)

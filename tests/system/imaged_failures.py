@@ -5,13 +5,14 @@
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
 import images
-from harness import Failed, check, check_equal, run, wait_until
+from harness import Failed, Skip, check, check_equal, run, wait_until
 from images import KIB, MIB
 from images_broker import HandWorker, Refused, check_done, simple_chain, start_imaged
 
@@ -161,6 +162,55 @@ def _kill_at(place, broker, imaged, leaf, steps):
         time.sleep(place.random.random() / 100)
     imaged.kill()
     worker.die()
+
+
+# ---- no space
+
+
+def _small_disk(place, size):
+    """A tmpfs of that size, unmounted at the end."""
+    if os.getuid() != 0:
+        raise Skip("mounting wants root")
+    folder = place.path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], stderr=subprocess.PIPE)
+    if done.returncode != 0:
+        raise Skip(f"no tmpfs here: {done.stderr.decode().strip()}")
+    place.finally_do(lambda: subprocess.run(["umount", "-l", folder], check=True))
+    return folder
+
+
+def a_copy_that_cannot_fit_is_refused_and_one_that_does_not_fit_any_more_fails(place):
+    folder = _small_disk(place, 16 * MIB)
+    base = images.create_raw(place.path / "base.raw", 32 * MIB, [(0, images.pattern(MIB, 1) * 20)])
+    leaf = images.create(folder / "leaf.qcow2", 32 * MIB, str(base))
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    broker.refused("open_job", "NoSpace", "does not fit", device="d", job="d")
+    broker.refused("plan", "NoSpace", "does not fit", device="d")
+    subprocess.run(["mount", "-o", f"remount,size={48 * MIB}", folder], check=True)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    broker.copy_range(worker, "d", "d", 0, 2 * MIB)
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"x" * (48 * MIB - images.disk_usage(leaf) - 3 * MIB))
+    refusal = None
+    for offset in range(2 * MIB, 20 * MIB, MIB):
+        try:
+            broker.copy_range(worker, "d", "d", offset, MIB)
+        except Refused as found:
+            refusal = found
+            break
+    check(refusal is not None, "the disk filled up")
+    check_equal((refusal.error_class, refusal.message["errno"], refusal.message["operation"], refusal.message["file"]),
+                ("NoSpace", "ENOSPC", "write", str(leaf)), "error")
+    check_equal(broker.failed, [], "the image is still good")
+    broker.ask("close_job", device="d", job="d")
+    worker.leave()
+    ballast.unlink()
+    broker.stream("d")
+    broker.ask("detach", device="d")
+    check_done(leaf, base)
 
 
 # ---- the other end

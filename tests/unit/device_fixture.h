@@ -35,7 +35,8 @@ struct device_fixture {
 };
 
 /* Runs a shell command in the folder. */
-static inline void fixture_shell(const struct device_fixture *fixture, const char *format, ...)
+static inline void PRINTF_LIKE(2, 3)
+fixture_shell(const struct device_fixture *fixture, const char *format, ...)
 {
 	char command[2000];
 	int length = snprintf(command, sizeof command, "cd %s && ", fixture->folder.path);
