@@ -111,8 +111,7 @@ static void link_lost(void *owner)
 {
 	struct worker *worker = owner;
 
-	log_warn(
-		"nothing heard from the broker, looking for it; orders in hand: %zu, going on with them",
+	log_warn("lost the broker, looking for it; orders in hand: %zu, going on with them",
 		worker->in_hand_count);
 }
 

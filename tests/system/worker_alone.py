@@ -296,6 +296,8 @@ def reports_are_said_again_until_they_are_acknowledged(place):
 def it_goes_on_copying_while_the_broker_is_away(place):
     stage = Stage(place, clusters=256, slots=1)
     leases = [stage.long_order(1), stage.order(0, 256)]
+    stage.broker.send("copy_stop", lease=7)  # its answer shows that the orders have arrived
+    stage.broker.expect("copy_stopped", lease=7)
     stage.broker.unbind()
     wait_until(lambda: stage.leaf_bytes(16384 - 1) == stage.content[-CLUSTER:], "the last cluster", 60.0)
     stage.broker.bind()
