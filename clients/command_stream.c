@@ -244,23 +244,28 @@ static int report(struct streaming *streaming, const json_t *event, struct err *
 	return status;
 }
 
+/* The exit status, or -1 and err. */
 static int follow(struct streaming *streaming, struct err *err)
 {
-	CLEANUP(json_cleanup) json_t *event = NULL;
+	for (;;) {
+		CLEANUP(json_cleanup) json_t *event = NULL;
 
-	switch (follow_job(
-		streaming->subscriber, streaming->device, &streaming->bar, UINT64_MAX, &event)) {
-	case FOLLOW_ENDED:
-		return report(streaming, event, err);
-	case FOLLOW_SIGNAL:
-		return cancel(streaming, err);
-	case FOLLOW_CHILD:
-		return spawn_describe_end(streaming->spawn, err);
-	case FOLLOW_DEADLINE:
-		break;
+		switch (follow_job(streaming->subscriber, streaming->device, &streaming->bar,
+			UINT64_MAX, &event)) {
+		case FOLLOW_ENDED:
+			return report(streaming, event, err);
+		case FOLLOW_SIGNAL:
+			return cancel(streaming, err);
+		case FOLLOW_CHILD:
+			if (spawn_mend(streaming->spawn, err) < 0)
+				return -1;
+			progress_bar_note(
+				&streaming->bar, "a worker ended; another takes its place");
+			break;
+		case FOLLOW_DEADLINE:
+			break;
+		}
 	}
-	bug_if(true);
-	return -1;
 }
 
 /* The exit status, or -1 and err. */

@@ -13,7 +13,9 @@ static int wait_for_end(struct spawn *spawn, struct watch *watch, struct err *er
 		case WATCH_SIGNAL:
 			return 0;
 		case WATCH_CHILD:
-			return spawn_describe_end(spawn, err);
+			if (spawn_mend(spawn, err) < 0)
+				return -1;
+			break;
 		case WATCH_MESSAGE:
 		case WATCH_DEADLINE:
 			break;

@@ -100,8 +100,9 @@ void json_put_number(json_t *object, const char *key, uint64_t number)
 
 int json_print_line(const json_t *json, struct err *err)
 {
-	if (json_dumpf(json, stdout, JSON_COMPACT | JSON_ENCODE_ANY) < 0 || putchar('\n') == EOF ||
-		fflush(stdout) != 0)
+	if (json_dumpf(json, stdout, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15)) <
+			0 ||
+		putchar('\n') == EOF || fflush(stdout) != 0)
 		return err_set_errno(err, errno, "cannot write the output");
 	return 0;
 }

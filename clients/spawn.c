@@ -24,11 +24,13 @@
 #include "common/clock.h"
 #include "common/random.h"
 
-#define ARGUMENTS_MAX (2 * OPTION_LIST_MAX * 2 + 16)
-#define CHILDREN_MAX  (SPAWN_WORKERS_MAX + 2)
-#define READY_MS      20000
-#define END_MS	      11000 /* imaged may take ten seconds to close its files */
-#define FOLDER_MAX    64    /* sockets lie in it, and their paths are short */
+#define WORKER_PROGRAM	 "sluice-worker"
+#define ARGUMENTS_MAX	 (2 * OPTION_LIST_MAX * 2 + 16)
+#define CHILDREN_MAX	 (SPAWN_WORKERS_MAX + 2)
+#define READY_MS	 20000
+#define REPLACEMENTS_MAX 16 /* workers in the life of a system; one that ends more often is ill */
+#define END_MS		 11000 /* imaged may take ten seconds to close its files */
+#define FOLDER_MAX	 64    /* sockets lie in it, and their paths are short */
 
 extern char **environ;
 
@@ -49,6 +51,7 @@ struct spawn {
 	char run_dir[PATH_MAX + 16], state_dir[PATH_MAX + 16], log_path[PATH_MAX + 16];
 	struct child children[CHILDREN_MAX]; /* in the order of their start */
 	size_t children_count;
+	size_t replacements;
 };
 
 /* ---- folders */
@@ -215,31 +218,38 @@ static int run_program(const struct spawn *spawn, const char *program, const cha
 	return number ? err_set_errno(err, number, "cannot start %s", path) : 0;
 }
 
-/* `arguments` begins with the program's name and ends with NULL. */
-static int start_child(struct spawn *spawn, const char *const *arguments, struct err *err)
+/* `arguments` begins with the program's name and ends with NULL.  On failure the child is as it was before. */
+static int start_child(
+	struct spawn *spawn, struct child *ret_child, const char *const *arguments, struct err *err)
 {
-	struct child *child = &spawn->children[spawn->children_count];
+	struct child child = {.program = arguments[0], .pidfd = -1};
 	struct environment environment;
 	char notify[64];
 
-	bug_if(spawn->children_count == CHILDREN_MAX);
-	*child = (struct child){.program = arguments[0], .pidfd = -1};
-	child->notify_fd = open_notify(notify, sizeof notify, err);
-	if (child->notify_fd < 0)
+	child.notify_fd = open_notify(notify, sizeof notify, err);
+	if (child.notify_fd < 0)
 		return -1;
 	environment_init(&environment, spawn, notify);
-	int rc = run_program(
-		spawn, arguments[0], arguments, environment.variables, &child->pid, err);
+	int rc =
+		run_program(spawn, arguments[0], arguments, environment.variables, &child.pid, err);
 	environment_done(&environment);
 	if (rc < 0) {
-		close(child->notify_fd);
+		close(child.notify_fd);
 		return -1;
 	}
+	child.pidfd = (int)syscall(SYS_pidfd_open, child.pid, 0);
+	bug_if(child.pidfd < 0); /* our own child, not waited for: it can't be gone */
+	watch_add_child(spawn->watch, child.pidfd);
+	*ret_child = child;
+	return 0;
+}
+
+static int add_child(struct spawn *spawn, const char *const *arguments, struct err *err)
+{
+	bug_if(spawn->children_count == CHILDREN_MAX);
+	if (start_child(spawn, &spawn->children[spawn->children_count], arguments, err) < 0)
+		return -1;
 	spawn->children_count++;
-	child->pidfd = (int)syscall(SYS_pidfd_open, child->pid, 0);
-	if (child->pidfd < 0)
-		return err_set_errno(err, errno, "cannot watch %s", child->program);
-	watch_add_child(spawn->watch, child->pidfd);
 	return 0;
 }
 
@@ -289,6 +299,13 @@ static bool reap(struct child *child)
 	return child->is_reaped;
 }
 
+static void forget_child(struct spawn *spawn, struct child *child)
+{
+	watch_forget_child(spawn->watch, child->pidfd);
+	close(child->pidfd);
+	close(child->notify_fd);
+}
+
 static void end_child(struct spawn *spawn, struct child *child, uint64_t deadline_ms)
 {
 	struct pollfd polled = {.fd = child->pidfd, .events = POLLIN};
@@ -296,17 +313,14 @@ static void end_child(struct spawn *spawn, struct child *child, uint64_t deadlin
 	while (!reap(child)) {
 		uint64_t now_ms = clock_monotonic_ms();
 		int timeout_ms = now_ms < deadline_ms ? (int)(deadline_ms - now_ms) : 0;
-		if (child->pidfd >= 0 && poll(&polled, 1, timeout_ms) != 0)
+		if (poll(&polled, 1, timeout_ms) != 0)
 			continue;
 		kill(child->pid, SIGKILL);
 		if (waitpid(child->pid, &child->status, 0) == child->pid)
 			child->is_reaped = true;
 		break;
 	}
-	watch_forget_child(spawn->watch, child->pidfd);
-	if (child->pidfd >= 0)
-		close(child->pidfd);
-	close(child->notify_fd);
+	forget_child(spawn, child);
 }
 
 /* The newest first: workers, then imaged, then the broker, each kind only after those before it have ended. */
@@ -383,7 +397,7 @@ static int start_broker(struct spawn *spawn, struct err *err)
 {
 	const char *arguments[] = {"sluice-broker", NULL};
 
-	if (start_child(spawn, arguments, err) < 0)
+	if (add_child(spawn, arguments, err) < 0)
 		return -1;
 	return wait_until_ready(spawn, &spawn->children[0], err);
 }
@@ -398,15 +412,15 @@ static int start_imaged(struct spawn *spawn, struct err *err)
 		*at++ = "--device";
 		*at++ = devices->values[i];
 	}
-	return start_child(spawn, arguments, err);
+	return add_child(spawn, arguments, err);
 }
 
 static int start_worker(struct spawn *spawn, struct err *err)
 {
-	const char *arguments[ARGUMENTS_MAX] = {"sluice-worker"};
+	const char *arguments[ARGUMENTS_MAX] = {WORKER_PROGRAM};
 
 	(void)add_roots(arguments + 1, spawn);
-	return start_child(spawn, arguments, err);
+	return add_child(spawn, arguments, err);
 }
 
 static int start_all(struct spawn *spawn, struct err *err)
@@ -419,6 +433,35 @@ static int start_all(struct spawn *spawn, struct err *err)
 	}
 	for (size_t i = 1; i < spawn->children_count; i++) {
 		if (wait_until_ready(spawn, &spawn->children[i], err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int replace_worker(struct spawn *spawn, struct child *child, struct err *err)
+{
+	const char *arguments[ARGUMENTS_MAX] = {WORKER_PROGRAM};
+	struct child successor;
+
+	(void)add_roots(arguments + 1, spawn);
+	if (start_child(spawn, &successor, arguments, err) < 0)
+		return -1;
+	forget_child(spawn, child);
+	*child = successor;
+	spawn->replacements++;
+	return 0;
+}
+
+int spawn_mend(struct spawn *spawn, struct err *err)
+{
+	for (size_t i = 0; i < spawn->children_count; i++) {
+		struct child *child = &spawn->children[i];
+		if (!reap(child))
+			continue;
+		if (strcmp(child->program, WORKER_PROGRAM) != 0 ||
+			spawn->replacements == REPLACEMENTS_MAX)
+			return spawn_describe_end(spawn, err);
+		if (replace_worker(spawn, child, err) < 0)
 			return -1;
 	}
 	return 0;

@@ -36,6 +36,9 @@ DEFINE_CLEANUP(spawn, spawn_free)
 
 /* The run directory of private ones; NULL otherwise. */
 const char *spawn_run_dir(const struct spawn *spawn);
+/* After WATCH_CHILD: puts a new worker in the place of each that ended.  0; or -1 and err: another process ended, or workers end
+ * again and again. */
+int MUST_CHECK spawn_mend(struct spawn *spawn, struct err *err);
 /* Says in err which child ended, with the last line that it logged.  Returns -1. */
 int spawn_describe_end(struct spawn *spawn, struct err *err);
 
