@@ -149,6 +149,7 @@ def a_middle_layer_that_ends_inside_a_cluster_is_right_too(place):
         system = System(place)
         system.attach(leaf)
         system.complete(base=base.name)
+        system.detach()
         system.stop_all()
         judge.judge(base.name)
 
@@ -204,7 +205,8 @@ def a_device_with_a_job_cannot_be_detached(place):
     system.attach(leaf)
     system.stream(speed=64 * KIB)
     error = system.client.fails("device-detach", device="vda")
-    check_equal((error.error_class, error.desc), ("DeviceInUse", "Device 'vda' is in use"), "error")
+    check_equal(error.error_class, "DeviceInUse", "class")
+    check(error.desc.startswith("Device 'vda' is in use"), error.desc)
     error = system.client.fails("block_stream", device="vda")
     check_equal(error.error_class, "DeviceInUse", "second job")
     system.client.call("block_job_cancel", device="vda")
@@ -310,6 +312,7 @@ def a_backing_file_is_stored_exactly_as_given(place):
         check_equal(system.client.fails("block_stream", device="vda", backing_file=name).error_class, "GenericError",
                     "backing-file without base")
         system.complete(base=base.name, backing_file=name)
+        system.detach()
         system.stop_all()
         judge.judge(name)
 

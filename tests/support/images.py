@@ -90,17 +90,17 @@ def check_clean(path):
     tool("qemu-img", "check", "-f", "qcow2", path)
 
 
-def check_no_error(path):
-    """qemu-img check: no error; leaks are allowed (status 3)."""
-    output = subprocess.run(["qemu-img", "check", "-f", "qcow2", str(path)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
+def check_no_error(path, shared=False):
+    """qemu-img check: no error; leaks are allowed (status 3).  `shared`: although somebody has it open for writing."""
+    output = subprocess.run(["qemu-img", "check", *(["-U"] if shared else []), "-f", "qcow2", str(path)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if output.returncode not in (0, 3):
         raise Failed(f"qemu-img check {path} ended with {output.returncode}:\n{output.stdout[-3000:]}")
 
 
-def compare(path, reference, file_format="qcow2", reference_format="raw"):
-    """Byte for byte, the whole size (a longer one must be zero there)."""
-    tool("qemu-img", "compare", "-f", file_format, "-F", reference_format, path, reference)
+def compare(path, reference, file_format="qcow2", reference_format="raw", shared=False):
+    """Byte for byte, the whole size (a longer one must be zero there).  `shared`: although somebody has it open for writing."""
+    tool("qemu-img", "compare", *(["-U"] if shared else []), "-f", file_format, "-F", reference_format, path, reference)
 
 
 def digest(path):

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of each part, at random moments of a job and around its end; what was killed is started again, and the job must end by itself
-with one event in the log and the right leaf.
+"""kill -9 of each part, at random moments of a job and around its end; what was killed is started again, and the job must
+end by itself with one event in the log and the right leaf.
 
-A kill counts only if it hit a living process in its window: the job had begun and had not ended.  SLUICE_TEST_KILLS (default 10) is how many
-of each kind; soak runs 100."""
+A kill counts only if it hit living processes in its window: after the job was accepted and before its end was told, or within
+50 ms of BLOCK_JOB_COMPLETED.  Every other job is held to a speed, so that it is hit between its messages as well as amid the
+copying.  SLUICE_TEST_KILLS (default 10) is how many of each kind; soak runs 100."""
 
 import os
 import sys
@@ -16,10 +17,14 @@ import images
 from harness import Failed, check, check_equal, run, wait_until
 from images import MIB
 from sluice_wire import Client
-from system import Judge, System
+from system import System
 
 KILLS = int(os.environ.get("SLUICE_TEST_KILLS", "10"))
-SIZE = 96 * MIB
+SIZE = 48 * MIB
+DATA = 32 * MIB
+SPEED = 64 * MIB  # of the jobs that are held back: half a second
+AROUND = 0.05
+OPTIONS = ("--peer-timeout", "1", "--lease", "2")
 
 
 class Victim:
@@ -28,93 +33,153 @@ class Victim:
     def __init__(self, system, kind):
         self.system = system
         self.kind = kind
+        self.random = system.place.random
 
     def kill(self):
         """Whether all that should die lived."""
         system = self.system
-        if self.kind == "broker":
-            return system.broker.kill()
-        if self.kind == "imaged":
-            return system.imaged.kill()
-        if self.kind == "one worker":
-            return system.workers[0].kill()
-        if self.kind == "all workers":
-            return all([worker.kill() for worker in system.workers])
-        alive = [process.kill() for process in (system.broker, system.imaged, *system.workers)]
-        return all(alive)
+        dying = {"broker": [system.broker], "imaged": [system.imaged], "one worker": [self.random.choice(system.workers)],
+                 "all workers": list(system.workers),
+                 "everything": [system.broker, system.imaged, *system.workers]}[self.kind]
+        self.random.shuffle(dying)
+        lived = all([process.is_alive() for process in dying])
+        for process in dying:
+            process.child.kill()
+        for process in dying:
+            process.child.wait()
+        return lived
 
     def restart(self):
         system = self.system
-        if self.kind in ("broker", "everything"):
-            system.start_broker()
-            system.client.close()
-            system.client = Client(system.place)
-        if self.kind in ("imaged", "everything"):
-            system.start_imaged()
-        if self.kind in ("one worker", "all workers", "everything"):
-            count = len([worker for worker in system.workers if not worker.is_alive()])
-            system.workers = [worker for worker in system.workers if worker.is_alive()]
-            for _ in range(count):
-                system.start_worker()
+        count = len(system.workers)
+        system.workers = [worker for worker in system.workers if worker.is_alive()]
+        actions = [system.start_worker] * (count - len(system.workers))
+        if not system.broker.is_alive():
+            actions.append(lambda: _start_broker(system))
+        if not system.imaged.is_alive():
+            actions.append(system.start_imaged)
+        self.random.shuffle(actions)
+        for action in actions:
+            action()
 
 
-def _streamed(place, system, base, number, kill):
-    """One job on a fresh leaf; `kill(leaf)` kills and restarts meanwhile and says whether the kill counted."""
-    name = f"d{number}"
-    leaf = images.create(place.path / f"{name}.qcow2", SIZE, base.name)
-    reference = place.path / "base.raw"
-    system.attach(leaf, device=name)
+def _start_broker(system):
+    system.start_broker()
+    system.client.close()
+    system.client = Client(system.place)
+
+
+class Window:
+    """Decides when to kill, and knows afterwards whether the moment was the one that was aimed at."""
+
+    def __init__(self, system, victim):
+        self.system = system
+        self.victim = victim
+        self.random = system.place.random
+        self.events = None
+
+    def listen(self):
+        """Whoever listens heard what comes from now on, whatever became of the broker before."""
+        if self.events:
+            self.events.close()
+        self.events = self.system.events()
+
+    def at_a_random_moment(self, device, usual):
+        begun = time.monotonic()
+        moment = begun + self.random.uniform(0, usual)
+        while time.monotonic() < moment:
+            time.sleep(min(0.001, max(0.0, moment - time.monotonic())))
+        ended = bool(self.system.terminal_events(device))
+        lived = self.victim.kill()
+        self.victim.restart()
+        return lived and not ended
+
+    def before_the_end(self, device, usual):
+        """Within 50 ms before what would have been the end: where the job stands tells."""
+        rate = DATA / usual
+        left = self.random.uniform(0, AROUND)
+        while True:
+            job = self.system.job(device)
+            if job is None:
+                lived = self.victim.kill()
+                self.victim.restart()
+                return lived and self.age_of_the_end(device) <= AROUND
+            if SIZE - job["position"] <= rate * left:
+                break
+        lived = self.victim.kill()
+        self.victim.restart()
+        return lived
+
+    def after_the_end(self, device, _usual):
+        """Within 50 ms after the event was heard."""
+        self.events.until("BLOCK_JOB_COMPLETED", 60.0, device=device)
+        moment = time.monotonic() + self.random.uniform(0, AROUND)
+        while time.monotonic() < moment:
+            pass
+        lived = self.victim.kill()
+        self.victim.restart()
+        return lived
+
+    def age_of_the_end(self, device):
+        stamp = self.system.wait_end(device)["timestamp"]
+        return time.time() - stamp["seconds"] - stamp["microseconds"] / 1e6
+
+
+def _streamed(place, system, number, speed, kill):
+    """One job on a fresh leaf; `kill(device)` kills and restarts meanwhile and says whether the kill counted.  Also the seconds
+    from the request to the end."""
+    device = f"d{number}"
+    leaf = images.create(place.path / f"{device}.qcow2", SIZE, "base.raw")
+    system.attach(leaf, device=device)
     begun = time.monotonic()
-    system.stream(name)
-    counted = kill(name)
-    event = system.wait_end(name, 90.0)
+    system.stream(device, speed=speed)
+    counted = kill(device)
+    event = system.wait_end(device, 60.0)
     took = time.monotonic() - begun
-    check_equal(event["event"], "BLOCK_JOB_COMPLETED", f"end of {name}")
-    check("error" not in event["data"], f"{name} failed: {event['data'].get('error')}")
+    check_equal(event["event"], "BLOCK_JOB_COMPLETED", f"end of {device}")
+    check("error" not in event["data"], f"{device} failed: {event['data'].get('error')}")
     check_equal(event["data"]["position"], SIZE, "position")
-    images.check_no_error(leaf)
-    images.compare(leaf, reference)
-    check_equal(images.info(leaf).get("backing-filename"), None, "backing file")
-    check_equal(len(system.terminal_events(name)), 1, f"ends of {name} in the log")
-    wait_until(lambda: system.try_detach(name), f"detaching {name}", 30.0)
+    images.check_no_error(leaf, shared=True)
+    images.compare(leaf, place.path / "base.raw", shared=True)
+    wait_until(lambda: system.try_detach(device), f"detaching {device}", 30.0)
+    check_equal(len(system.terminal_events(device)), 1, f"ends of {device} in the log")
+    check_equal(system.job(device), None, f"{device} in the list")
     images.check_clean(leaf)
+    images.compare(leaf, place.path / "base.raw")
+    check_equal(images.info(leaf).get("backing-filename"), None, "backing file")
     leaf.unlink()
     return counted, took
 
 
+def _begin(place, kind):
+    images.create_raw(place.path / "base.raw", SIZE, [(0, images.pattern(DATA, 5))])
+    system = System(place, workers=2, broker_options=OPTIONS)
+    return system, Victim(system, kind)
+
+
 def _kills(place, kind, around_the_end):
-    base = images.create_raw(place.path / "base.raw", SIZE, [(0, images.pattern(SIZE - 8 * MIB, 5))])
-    system = System(place, workers=2)
-    victim = Victim(system, kind)
-    _, usual = _streamed(place, system, base, 0, lambda _: False)
+    system, victim = _begin(place, kind)
+    window = Window(system, victim)
+    usual = {}
+    for number, speed in enumerate((0, SPEED)):
+        _, usual[speed] = _streamed(place, system, f"usual{number}", speed, lambda _: False)
     counted = tries = 0
     while counted < KILLS:
         tries += 1
-        if tries > KILLS * 6:
-            raise Failed(f"only {counted} of {tries} kills hit their window (a job takes {usual:.3f} s)")
-
-        def at_a_random_moment(_name):
-            time.sleep(place.random.uniform(0, usual))
-            ended = bool(system.terminal_events(_name))
-            alive = victim.kill()
-            victim.restart()
-            return alive and not ended
-
-        def near_the_end(name):
-            # the job's position tells when the end is near; the moment itself is random within 50 ms
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                job = system.job(name)
-                if job is None or job["position"] >= job["end"] * 9 // 10:
-                    break
-            time.sleep(place.random.uniform(0, 0.05))
-            alive = victim.kill()
-            victim.restart()
-            return alive
-
-        hit, took = _streamed(place, system, base, tries, near_the_end if around_the_end else at_a_random_moment)
+        if tries > KILLS * 6 + 10:
+            raise Failed(f"only {counted} of {tries} kills hit their window (a job takes {usual} s)")
+        speed = SPEED if tries % 2 else 0
+        if not around_the_end:
+            aim = window.at_a_random_moment
+        elif tries % 4 < 2:
+            aim = window.before_the_end
+        else:
+            aim = window.after_the_end
+            window.listen()
+        hit, _ = _streamed(place, system, tries, speed, lambda device: aim(device, usual[speed]))
         counted += hit
-    print(f"# {kind}: {counted} kills counted of {tries}, a job takes {usual:.2f} s undisturbed")
+    print(f"# {kind}: {counted} kills counted of {tries}, an undisturbed job takes "
+          f"{usual[0]:.2f} s, held back {usual[SPEED]:.2f} s")
     system.stop_all()
 
 
