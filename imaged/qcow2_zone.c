@@ -263,7 +263,7 @@ static void cut_back(struct qcow2 *image, uint64_t size_before)
 static int no_space(struct qcow2 *image, struct err *err)
 {
 	err_set_kind(err, ERROR_CLASS_NO_SPACE,
-		"%s: the file system has no space for another cluster", image->path);
+		"no room for another cluster in %s: No space left on device", image->path);
 	if (err)
 		err->number = ENOSPC;
 	return -1;
