@@ -165,6 +165,14 @@ static int lock_everything(const struct settings *settings, struct err *err)
 	return lock_folder(&locks, settings->state, err);
 }
 
+/* Often enough that a peer is not lost for one heartbeat that came late. */
+static uint64_t heartbeat_ms(const struct settings *settings)
+{
+	uint64_t quarter_ms = settings->peer_timeout_s * 1000 / 4;
+
+	return quarter_ms < HEARTBEAT_MS ? quarter_ms : HEARTBEAT_MS;
+}
+
 static int serve(const struct settings *settings, struct err *err)
 {
 	struct broker_options options = {
@@ -177,7 +185,7 @@ static int serve(const struct settings *settings, struct err *err)
 			{
 				.peer_timeout_ms = settings->peer_timeout_s * 1000,
 				.lease_ms = settings->lease_s * 1000,
-				.heartbeat_ms = HEARTBEAT_MS,
+				.heartbeat_ms = heartbeat_ms(settings),
 				.event_log = settings->event_log,
 				.new_epoch = random_id(),
 				.has_speed = settings->speed != NOT_GIVEN,

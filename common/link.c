@@ -23,6 +23,8 @@
 
 #define CONNECTION_LOOK_MS 100 /* how often a DOWN link looks whether it is connected by now */
 
+#define HEARTBEAT_MIN_MS 20 /* whatever a welcome says */
+
 enum link_state { LINK_DOWN, LINK_UP, LINK_LOST };
 
 struct link {
@@ -188,12 +190,15 @@ void link_free(struct link *link)
 	free(link);
 }
 
-void link_welcomed(struct link *link)
+void link_welcomed(struct link *link, uint64_t heartbeat_ms)
 {
 	uint64_t now_ms = clock_monotonic_ms();
 
 	if (link->state != LINK_DOWN)
 		return;
+	if (heartbeat_ms < HEARTBEAT_MIN_MS)
+		heartbeat_ms = HEARTBEAT_MIN_MS;
+	link->options.heartbeat_ms = earlier(heartbeat_ms, link->options.timeout_ms / 4);
 	link->state = LINK_UP;
 	link->wants_hello = false;
 	link->heard_ms = now_ms;

@@ -47,8 +47,8 @@ struct link_options {
 struct link *link_new(struct mq *mq, struct loop *loop, const struct link_options *options,
 	const struct link_owner *owner, struct err *err);
 void link_free(struct link *link);
-/* The owner read the broker's welcome: the link is UP. */
-void link_welcomed(struct link *link);
+/* The owner read the broker's welcome: the link is UP, and heartbeats are said as often as the welcome asks for. */
+void link_welcomed(struct link *link, uint64_t heartbeat_ms);
 /* The broker does not know us: DOWN, and say_hello is called from the loop. */
 void link_say_hello(struct link *link);
 bool link_is_up(const struct link *link);

@@ -195,7 +195,7 @@ static void take_word(struct control *control, const struct broker_to_imaged *me
 	if (message->type == BROKER_TO_IMAGED_IMAGED_WELCOME) {
 		log_info("welcomed by the broker, generation=%llu",
 			(unsigned long long)message->imaged_welcome.generation);
-		link_welcomed(control->link);
+		link_welcomed(control->link, message->imaged_welcome.heartbeat_ms);
 	} else if (message->type == BROKER_TO_IMAGED_IMAGED_REFUSED) {
 		free(control->refusal);
 		control->refusal = must_strdup(message->imaged_refused.msg);

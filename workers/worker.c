@@ -315,7 +315,7 @@ static void handle_worker_welcome(struct worker *worker, const struct msg_worker
 {
 	log_info("welcomed by the broker generation=%" PRIu64, message->generation);
 	worker->generation = message->generation;
-	link_welcomed(worker->voice.link);
+	link_welcomed(worker->voice.link, message->heartbeat_ms);
 	voice_repeat_all(&worker->voice);
 }
 

@@ -21,6 +21,8 @@
 #include "broker/core/tokens.h"
 #include "common/check.h"
 
+/* Of the event, for whoever listens; peers have a pace of their own. */
+#define EVENT_HEARTBEAT_MS    1000
 #define PRUNED_WITH_HEARTBEAT 256
 
 void name_copy(char *ret_name, const char *name)
@@ -90,7 +92,7 @@ static void heartbeat(struct core *core, struct timer *timer)
 	wire_buffer_clear(&core->data_buffer);
 	event_broker_heartbeat_encode(&event, &core->data_buffer);
 	event_publish(core, EVENT_BROKER_HEARTBEAT, NULL, wire_buffer_bytes(&core->data_buffer));
-	timer_set(&core->timers, timer, core->now.now_ms + core->options.heartbeat_ms);
+	timer_set(&core->timers, timer, core->now.now_ms + EVENT_HEARTBEAT_MS);
 }
 
 static void budget_refilled(struct core *core, struct timer *timer)
@@ -190,7 +192,7 @@ int core_started(struct core *core, struct core_time time, struct effects *effec
 	begin(core, time, effects);
 	if (core_start(core, err) < 0)
 		return -1;
-	timer_set(&core->timers, &core->heartbeat_timer, time.now_ms + core->options.heartbeat_ms);
+	timer_set(&core->timers, &core->heartbeat_timer, time.now_ms + EVENT_HEARTBEAT_MS);
 	end(core);
 	return 0;
 }

@@ -29,7 +29,7 @@ struct core_options {
 	uint64_t
 		peer_timeout_ms; /* a peer is lost that long after its last message; default 5000 */
 	uint64_t lease_ms;	 /* a lease without progress is revoked; default 15000 */
-	uint64_t heartbeat_ms;	 /* default 1000 */
+	uint64_t heartbeat_ms;	 /* between us and each peer, default 1000 */
 	uint64_t event_log;	 /* durable events kept; default 100000 */
 	uint64_t new_epoch;	 /* used where the store is new: a random number */
 	bool has_speed;		 /* --speed given: replaces the stored budget */

@@ -25,6 +25,7 @@ struct stage {
 	struct mq_message *message;
 	const char *endpoint;
 	bool welcomes;
+	uint64_t pace_ms;					 /* what a welcome asks for */
 	unsigned hellos_heard, beats_heard, texts_heard;	 /* by the broker */
 	unsigned hellos_said, beats_said, lost, welcomed, asked; /* by the link's owner */
 	uint64_t deadline_ms;
@@ -94,7 +95,7 @@ static void received(void *owner, const void *bytes, size_t length)
 
 	if (length == 7 && memcmp(bytes, "welcome", 7) == 0) {
 		stage->welcomed++;
-		link_welcomed(stage->link);
+		link_welcomed(stage->link, stage->pace_ms);
 	} else if (length == 3 && memcmp(bytes, "who", 3) == 0) {
 		stage->asked++;
 		link_say_hello(stage->link);
@@ -155,8 +156,10 @@ static void stage_open_with_timeout(struct stage *stage, const char *endpoint, u
 		.endpoint = endpoint, .heartbeat_ms = HEARTBEAT_MS, .timeout_ms = timeout_ms};
 	struct err err;
 
-	*stage =
-		(struct stage){.endpoint = endpoint, .message = mq_message_new(), .welcomes = true};
+	*stage = (struct stage){.endpoint = endpoint,
+		.message = mq_message_new(),
+		.welcomes = true,
+		.pace_ms = HEARTBEAT_MS};
 	stage->mq = mq_new(&err);
 	stage->loop = loop_new(&err);
 	ck_assert_int_eq(loop_add_tick(stage->loop, look, stage, &err), 0);
@@ -218,6 +221,24 @@ START_TEST(hello_is_repeated_until_welcomed)
 	run_until(&stage, is_up);
 
 	ck_assert_uint_eq(stage.lost, 0);
+	stage_close(&stage);
+}
+END_TEST
+
+START_TEST(heartbeats_are_said_as_often_as_the_welcome_asks_for)
+{
+	CLEANUP(folder_remove) struct folder folder = folder_make();
+	struct stage stage;
+	uint64_t begun_ms;
+	stage_open_with_timeout(&stage, folder_endpoint(&folder, "workers"), 3 * PATIENCE_MS);
+	stage.pace_ms = 10 * HEARTBEAT_MS;
+	broker_start(&stage);
+
+	run_until(&stage, is_up);
+	begun_ms = clock_monotonic_ms();
+	run_until(&stage, has_heard_three_beats);
+
+	ck_assert_uint_ge(clock_monotonic_ms() - begun_ms, 20 * HEARTBEAT_MS);
 	stage_close(&stage);
 }
 END_TEST
@@ -339,7 +360,8 @@ START_TEST(an_endpoint_that_is_none_is_refused)
 }
 END_TEST
 
-UNIT_MAIN("link", hello_is_repeated_until_welcomed, a_broker_that_comes_later_is_found,
+UNIT_MAIN("link", hello_is_repeated_until_welcomed,
+	heartbeats_are_said_as_often_as_the_welcome_asks_for, a_broker_that_comes_later_is_found,
 	heartbeats_keep_it_up, silence_puts_it_down_and_what_was_queued_is_never_heard,
 	a_broker_that_ended_is_noticed_and_a_new_one_at_the_same_path_is_found,
 	a_broker_that_forgot_us_gets_a_hello_at_once, an_endpoint_that_is_none_is_refused)
