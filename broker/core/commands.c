@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "broker/core/core.h"
-#include "schemas/envelope.gen.h"
+#include "schemas/wire_request.h"
 
 struct command {
 	const char *name;
@@ -66,24 +66,18 @@ static void refuse_command(struct core *core, struct asker asker, const char *na
 
 void client_request(struct core *core, uint64_t client, const void *bytes, size_t length)
 {
-	static const unsigned char no_arguments[] = {0x80};
 	struct request_envelope envelope;
 	struct call call = {.asker.client = client, .request = {bytes, length}};
 	const struct command *command;
 	struct err err = {0};
+	int r = wire_request_read(bytes, length, &core->memory, &envelope, &err);
 
-	if (wire_guard(bytes, length, &wire_limits_request, &err) < 0) {
-		reply_error(core, call.asker, "the request is not understood: %s", err.text);
-		return;
-	}
-	if (request_envelope_decode(bytes, length, &core->memory, &envelope, &err) < 0) {
-		reply_error(core, call.asker, "the request is not understood: %s", err.text);
-		return;
-	}
 	call.asker.id = envelope.id;
+	if (r < 0) {
+		reply_error(core, call.asker, "%s", err.text);
+		return;
+	}
 	call.arguments = envelope.arguments;
-	if (call.arguments.bytes == NULL)
-		call.arguments = (struct wire_bytes){no_arguments, sizeof(no_arguments)};
 	command = find(envelope.execute);
 	if (command == NULL)
 		refuse_command(core, call.asker, envelope.execute);
