@@ -32,6 +32,8 @@ def prepare(leaf, how, seed):
     if how in ("snapshots", "missing", "dirty"):
         leaf.io("write -P 17 64k 200k", "write -P 18 2M 1M")
     if how == "snapshots":
+        # something in each table, so that each is shared
+        leaf.io(*[f"write -P 20 {offset} 1k" for offset in range(0, leaf.size, 64 << 10)])
         run("qemu-img", "snapshot", "-c", "one", leaf.path)
         leaf.io("write -P 19 100k 100k")
     leaf.take_shadow()
