@@ -18,6 +18,7 @@
 #define FLAG_IN_USE	  UINT32_C(1)
 #define BITMAPS_MAX	  65535
 #define DIRECTORY_MAX	  (UINT64_C(256) << 20)
+#define TABLE_ENTRIES_MAX (UINT32_C(1) << 27) /* as in QEMU */
 #define BITMAPS_EXTENSION 24
 
 /* The directory's place as the header extension gives it; offset 0: none. */
@@ -81,6 +82,9 @@ int bitmap_entry_parse(const struct bitmap_directory *directory, size_t at,
 	size = (size + 7) & ~UINT64_C(7);
 	if (size > directory->length - at)
 		return err_set(err, "the bitmap directory ends within an entry");
+	if (qcow2_load32(bytes + 8) > TABLE_ENTRIES_MAX)
+		return err_set(
+			err, "the table of a bitmap has %u entries", qcow2_load32(bytes + 8));
 	*ret_entry = (struct bitmap_entry){.table_offset = qcow2_load64(bytes),
 		.table_entries = qcow2_load32(bytes + 8),
 		.at = at,

@@ -192,23 +192,27 @@ static int refcount_structures(struct walk *walk, struct err *err)
 	return 0;
 }
 
+/* A bitmap's table may be as large as the file; it is read a piece at a time. */
 static int bitmap(struct walk *walk, const struct bitmap_entry *entry, struct err *err)
 {
 	uint64_t length = (uint64_t)entry->table_entries * 8;
-	CLEANUP_FREE uint64_t *table = NULL;
+	uint64_t cluster = walk->image->header.cluster_size;
 
 	if (refer(walk, REFERENCE_METADATA, 0, entry->table_offset, length, err) < 0)
 		return -1;
-	table = must_calloc(entry->table_entries + UINT64_C(1), 8);
-	if (pread_full(walk->image->fd, table, length, entry->table_offset) < 0)
-		return err_set_errno(
-			err, errno, "%s: cannot read a bitmap table", walk->image->path);
-	for (uint64_t i = 0; i < entry->table_entries; i++) {
-		uint64_t offset = be64toh(table[i]) & QCOW2_OFFSET_MASK;
+	for (uint64_t at = 0; at < length; at += cluster) {
+		uint64_t piece = length - at < cluster ? length - at : cluster;
 
-		if (offset != 0 && refer(walk, REFERENCE_METADATA, 0, offset,
-					   walk->image->header.cluster_size, err) < 0)
-			return -1;
+		if (pread_full(walk->image->fd, walk->table, piece, entry->table_offset + at) < 0)
+			return err_set_errno(
+				err, errno, "%s: cannot read a bitmap table", walk->image->path);
+		for (uint64_t i = 0; i < piece / 8; i++) {
+			uint64_t offset = be64toh(walk->table[i]) & QCOW2_OFFSET_MASK;
+
+			if (offset != 0 &&
+				refer(walk, REFERENCE_METADATA, 0, offset, cluster, err) < 0)
+				return -1;
+		}
 	}
 	return 0;
 }
