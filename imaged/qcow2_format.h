@@ -55,6 +55,8 @@
 #define QCOW2_REFCOUNT_TABLE_BYTES_MAX (UINT64_C(8) << 20)
 #define QCOW2_SNAPSHOTS_MAX	       65536
 #define QCOW2_SNAPSHOT_ENTRY_MIN       40
+/* Entries of L1 and L2 tables hold offsets below this. */
+#define QCOW2_HOST_BYTES_MAX (UINT64_C(1) << 56)
 /* No more of the first cluster than this is looked at for extensions and names. */
 #define QCOW2_HEADER_BYTES_MAX (UINT32_C(64) << 10)
 

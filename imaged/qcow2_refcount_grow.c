@@ -71,6 +71,9 @@ int qcow2_refcount_plan(const struct qcow2 *image, uint64_t first, uint64_t want
 		return err_set(err,
 			"%s: the file is too large for a refcount table that other programs read",
 			image->path);
+	if (growth.end > QCOW2_HOST_BYTES_MAX >> image->header.cluster_bits)
+		return err_set(err, "%s: no table entry can name a cluster past the file's end",
+			image->path);
 	*ret_growth = growth;
 	return 0;
 }

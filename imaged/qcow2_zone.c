@@ -35,13 +35,19 @@ int qcow2_zones_load(struct qcow2 *image, struct err *err)
 	pthread_mutex_unlock(&image->lock);
 	if (outcome == 0 && fstat(image->fd, &status) < 0)
 		outcome = err_set_errno(err, errno, "%s: cannot ask for its size", image->path);
+	if (outcome == 0) {
+		zones->end = ((uint64_t)status.st_size + cluster - 1) / cluster;
+		if (zones->end < used)
+			zones->end = used;
+		if (zones->end > QCOW2_HOST_BYTES_MAX >> image->header.cluster_bits)
+			outcome = err_set(err,
+				"%s is corrupt: it counts clusters that no table entry can name",
+				image->path);
+	}
 	if (outcome < 0) {
 		free(zones);
 		return -1;
 	}
-	zones->end = ((uint64_t)status.st_size + cluster - 1) / cluster;
-	if (zones->end < used)
-		zones->end = used;
 	zones->begin = zones->floor = zones->end;
 	zones->next_bytes = ZONE_BYTES_MIN;
 	if (zones->next_bytes < ZONE_CLUSTERS_MIN * cluster)
