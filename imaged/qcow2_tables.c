@@ -78,6 +78,16 @@ static int write_l1(struct qcow2 *image, uint64_t first, uint64_t end, struct er
 	return 0;
 }
 
+/* A table that is a refcount block as well: what is written into one changes the other. */
+static bool is_refcount_block(const struct qcow2 *image, uint64_t offset)
+{
+	for (uint64_t i = 0; i < image->refcounts->entries; i++) {
+		if (image->refcounts->table[i] == offset)
+			return true;
+	}
+	return false;
+}
+
 /* Looks at one entry of L1: owned already, owned as its count shows, or to be made. */
 static int look_at(struct qcow2 *image, uint64_t index, struct batch *batch, struct err *err)
 {
@@ -97,6 +107,10 @@ static int look_at(struct qcow2 *image, uint64_t index, struct batch *batch, str
 	if (old != 0 && count == 0)
 		return err_set(err,
 			"%s is corrupt: the L2 table at offset 0x%llx is counted as free",
+			image->path, (unsigned long long)old);
+	if (old != 0 && is_refcount_block(image, old))
+		return err_set(err,
+			"%s is corrupt: the L2 table at offset 0x%llx is a refcount block",
 			image->path, (unsigned long long)old);
 	if (count == 1) {
 		now_owned(image, index);
