@@ -91,7 +91,8 @@ static int reclaim(struct qcow2 *image, struct freed *freed, struct err *err)
 {
 	struct qcow2_zones *zones = image->zones;
 	struct reference_counts counts = {.clusters = NULL};
-	int outcome = 0;
+	/* The walk sees what another program wrote last, durable or not: first it must be durable. */
+	int outcome = qcow2_flush(image, err);
 
 	for (unsigned i = 0; i < zones->left_behind_count && outcome == 0; i++)
 		outcome = reclaim_window(image, &counts, &zones->left_behind[i], freed, err);
