@@ -90,6 +90,9 @@ void qcow2_free(struct qcow2 *image)
 {
 	if (!image)
 		return;
+	/* What could not be written is clean in memory all the same: whoever opens it next shall see what is on disk. */
+	if (image->failed)
+		(void)posix_fadvise(image->fd, 0, 0, POSIX_FADV_DONTNEED);
 	qcow2_stop_writing(image);
 	l2_cache_free(image->l2);
 	free(image->l1);
