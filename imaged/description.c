@@ -42,6 +42,17 @@ size_t description_chain(const char *device, const struct chain *chain, size_t k
 	return count;
 }
 
+static size_t packed_bytes(const struct device_state *state)
+{
+	struct wire_buffer buffer = {0};
+	size_t bytes;
+
+	device_state_encode(state, &buffer);
+	bytes = buffer.length;
+	wire_buffer_done(&buffer);
+	return bytes;
+}
+
 struct description *description_new(
 	const char *device, const struct chain *chain, bool copy_on_read)
 {
@@ -62,6 +73,7 @@ struct description *description_new(
 	};
 	state->chain_count =
 		description_chain(device, chain, 1, &description->memory, &state->chain);
+	description->bytes = packed_bytes(state);
 	return description;
 }
 

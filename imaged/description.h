@@ -13,6 +13,7 @@ struct description {
 	atomic_uint references;
 	struct wire_memory memory;
 	struct device_state state;
+	size_t bytes; /* of the state in a message */
 };
 
 /* One reference.  Everything is copied. */

@@ -85,16 +85,38 @@ static struct chain *chain_of(struct device *device)
 	return device->live.current->chain;
 }
 
-void device_describe(struct device *device)
+/* Puts another description in place of the one that there is; either may be NULL. */
+static void set_description(struct device *device, struct description *description)
 {
 	struct description *old = device->description;
-	struct description *new =
-		description_new(device->name, chain_of(device), old && old->state.copy_on_read);
 
+	if (description)
+		atomic_fetch_add(&device->host->description_bytes, description->bytes);
+	if (old)
+		atomic_fetch_sub(&device->host->description_bytes, old->bytes);
 	pthread_mutex_lock(&device->lock);
-	device->description = new;
+	device->description = description;
 	pthread_mutex_unlock(&device->lock);
 	description_put(old);
+}
+
+void device_describe(struct device *device)
+{
+	bool copies_on_read = device->description->state.copy_on_read;
+
+	set_description(device, description_new(device->name, chain_of(device), copies_on_read));
+}
+
+/* The first description; refused where a hello could not tell all any more. */
+static int describe_first(struct device *device, bool copies_on_read, struct err *err)
+{
+	struct description *description =
+		description_new(device->name, chain_of(device), copies_on_read);
+
+	set_description(device, description);
+	if (atomic_load(&device->host->description_bytes) <= DEVICE_HOST_DESCRIPTION_BYTES_MAX)
+		return 0;
+	return err_set(err, "too many devices with long chains are attached");
 }
 
 /* Notes the lock bytes that workers of an earlier life hold: while one does, what leaked then may still be written to. */
@@ -182,9 +204,10 @@ static int open_device(struct device *device, const struct device_attach *attach
 		device_close(device);
 		return -1;
 	}
-	pthread_mutex_lock(&device->lock);
-	device->description = description_new(device->name, chain, attach->copy_on_read);
-	pthread_mutex_unlock(&device->lock);
+	if (describe_first(device, attach->copy_on_read, err) < 0) {
+		device_close(device);
+		return -1;
+	}
 	return 0;
 }
 
@@ -246,8 +269,6 @@ void device_trim(struct device *device)
 
 void device_close(struct device *device)
 {
-	struct description *description = device->description;
-
 	if (device->phase == DEVICE_CLOSED)
 		return;
 	stream_forget(device);
@@ -255,12 +276,11 @@ void device_close(struct device *device)
 	device_trim(device);
 	atomic_fetch_sub(&device->host->leases, (unsigned)device->leases.open);
 	atomic_fetch_sub(&device->host->joins, (unsigned)join_table_active(&device->joins));
+	set_description(device, NULL);
 	pthread_mutex_lock(&device->lock);
-	device->description = NULL;
 	device->has_failed = false;
 	join_table_done(&device->joins);
 	pthread_mutex_unlock(&device->lock);
-	description_put(description);
 	lease_table_done(&device->leases);
 	device->leaf = NULL;
 	live_chain_done(&device->live);

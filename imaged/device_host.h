@@ -12,6 +12,8 @@
 /* What one hello can tell: at these many no more is reserved, or joined. */
 #define DEVICE_HOST_LEASES_MAX 8192
 #define DEVICE_HOST_JOINS_MAX  4096
+/* All descriptions together: with leases and joins they fit a message of 4 MiB. */
+#define DEVICE_HOST_DESCRIPTION_BYTES_MAX (UINT64_C(2) << 20)
 
 struct device_host {
 	const struct roots *roots;
@@ -20,6 +22,7 @@ struct device_host {
 	atomic_bool is_stopping; /* long work ends early, as failed */
 	atomic_uint leases;	 /* open, over all devices */
 	atomic_uint joins;	 /* not ended */
+	atomic_uint_fast64_t description_bytes;
 
 	pthread_mutex_t lock;
 	size_t count;

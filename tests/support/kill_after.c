@@ -5,6 +5,7 @@
  *   SLUICE_KILL_AFTER=n   the process gets SIGKILL around the n-th such call (from 1)
  *   SLUICE_KILL_MODE=     before, after (default), or half: of a write of more than 512 bytes only the first half happens
  *   SLUICE_FULL_ABOVE=b   such a file cannot grow past b bytes: ENOSPC
+ *   SLUICE_FLUSH_FAILS=f  while a file f is there, fdatasync and fsync fail with EIO
  *   SLUICE_WRITE_LOG=f    each call is recorded in f as it ends, for replaying a power cut: the byte 'w', 'f' (flush), 't' (cut), 'a'
  *                         (allocate) or 'p' (punch), two 64-bit numbers in the host's order (offset and length), and what was written */
 #include <dlfcn.h>
@@ -89,6 +90,13 @@ static bool is_full(int fd, off64_t end)
 	       end > (off64_t)strtoull(limit, NULL, 10);
 }
 
+static bool flushes_fail(int fd)
+{
+	const char *sign = getenv("SLUICE_FLUSH_FAILS");
+
+	return sign && is_ours(fd) && access(sign, F_OK) == 0;
+}
+
 static void record(char what, int fd, uint64_t offset, uint64_t length, const void *bytes)
 {
 	const char *path = getenv("SLUICE_WRITE_LOG");
@@ -167,6 +175,10 @@ static int counted_sync(int fd, const char *name)
 	find_real(&real, name);
 	if (dies && !mode_is("after"))
 		die();
+	if (flushes_fail(fd)) {
+		errno = EIO;
+		return -1;
+	}
 	outcome = real(fd);
 	if (outcome == 0)
 		record('f', fd, 0, 0, NULL);

@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 import images
 from harness import Failed, Skip, check, check_equal, run, wait_until
 from images import KIB, MIB
-from images_broker import HandWorker, Refused, check_done, simple_chain, start_imaged
+from images_broker import HandWorker, ImagesBroker, Refused, check_done, simple_chain, start_imaged
 
 
 # ---- those who come too late
@@ -211,6 +211,43 @@ def a_copy_that_cannot_fit_is_refused_and_one_that_does_not_fit_any_more_fails(p
     broker.stream("d")
     broker.ask("detach", device="d")
     check_done(leaf, base)
+
+
+# ---- a disk that fails
+
+
+def a_failed_flush_fails_the_device_until_it_is_attached_anew(place):
+    library = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
+    if not os.path.exists(library):
+        raise Skip("SLUICE_BUILD does not name a build folder")
+    leaf, reference = simple_chain(place)
+    sign = place.path / "flushes-fail"
+    broker = ImagesBroker(place)
+    imaged = place.start("sluice-imaged", "--root", place.path, environment={
+        "LD_PRELOAD": library, "SLUICE_FLUSH_FAILS": sign, "SLUICE_KILL_UNDER": leaf})
+    broker.wait_hello()
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    broker.fill(worker, "d", "d")
+    sign.write_text("")
+    end = {"device": "d", "job": "d", "backing_name": "", "backing_format": ""}
+    refusal = broker.refused("finish", "GenericError", "Input/output error", **end)
+    check_equal((refusal.message["errno"], refusal.message["operation"]), ("EIO", "flush"), "error")
+    wait_until(lambda: broker.failed or broker.turn(0.05), "device_failed is said")
+    check_equal((broker.failed[0]["device"], broker.failed[0]["errno"]), ("d", "EIO"), "what failed")
+    sign.unlink()
+    broker.refused("finish", "GenericError", "attached anew", **end)  # a flush is never simply tried again
+    broker.refused("reserve", "GenericError", device="d", job="d", join=worker.join, offset=0, length=64 * KIB)
+    broker.ask("end_join", join=worker.join, stopped=True)
+    worker.die()
+    check_equal(images.info(leaf)["backing-filename"], "base.raw", "backing file")
+    broker.attach("d", leaf)
+    broker.stream("d")
+    broker.ask("detach", device="d")
+    check_done(leaf, reference)
+    check_equal(len(broker.failed), 1, "times that it was said")
+    imaged.stop()
 
 
 # ---- the other end
