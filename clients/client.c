@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "clients/json_convert.h"
 #include "common/check.h"
@@ -138,6 +139,17 @@ int client_ask(struct client *client, const json_t *request, json_t **ret_reply,
 	return rc ? rc : wait_for_reply(client, id, ret_reply, err);
 }
 
+/* The sentence, and why where that stands beside it. */
+int client_error(const json_t *error, struct err *err)
+{
+	const char *desc = json_text(error, "desc");
+	const char *why = json_text(json_object_get(error, "data"), "msg");
+
+	if (why && *why && !strstr(desc, why))
+		return err_set(err, "%s: %s", desc, why);
+	return err_set(err, "%s", desc);
+}
+
 int client_call(struct client *client, const char *command, json_t *arguments,
 	json_t **ret_returned, struct err *err)
 {
@@ -153,7 +165,7 @@ int client_call(struct client *client, const char *command, json_t *arguments,
 
 	json_t *error = json_object_get(reply, "error");
 	if (error) {
-		err_set(err, "%s", json_text(error, "desc"));
+		client_error(error, err);
 		*ret_returned = json_incref(error);
 		return CLIENT_ERROR;
 	}

@@ -29,6 +29,9 @@ struct client *client_new(
 void client_free(struct client *client); /* NULL is fine */
 DEFINE_CLEANUP(client, client_free)
 
+/* A reply's `error` as a sentence: the broker's, and why where that stands beside it.  Returns -1. */
+int client_error(const json_t *error, struct err *err);
+
 /* Sends the command and waits for the reply.  Takes over `arguments` (NULL: none).  0: *ret_returned is what the command returned;
  * CLIENT_ERROR: the error map, and err is its desc; CLIENT_INTERRUPTED; -1 and err: nobody answers, in words for a person. */
 int MUST_CHECK client_call(struct client *client, const char *command, json_t *arguments,

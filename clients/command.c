@@ -45,7 +45,7 @@ static int show_reply(const struct connection_settings *settings, json_t *reply,
 	if (settings->wants_json && print_reply(reply, err) < 0)
 		return -1;
 	if (error)
-		return err_set(err, "%s", json_text(error, "desc"));
+		return client_error(error, err);
 	if (!settings->wants_json && show)
 		show(json_object_get(reply, "return"), owner);
 	return 0;

@@ -29,7 +29,7 @@ static int call(const struct connection_settings *settings, const json_t *reques
 	if (json_print_line(reply, err) < 0)
 		return -1;
 	const json_t *error = json_object_get(reply, "error");
-	return error ? err_set(err, "%s", json_text(error, "desc")) : 0;
+	return error ? client_error(error, err) : 0;
 }
 
 int command_call(int argc, char **argv)

@@ -111,8 +111,8 @@ void reply_device_in_use(struct core *core, struct asker asker, const char *devi
 	struct refusal refusal = {
 		.class = ERROR_CLASS_DEVICE_IN_USE, .device = device, .file = file, .msg = why};
 
-	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is in use%s%s", device,
-		why ? ": " : "", why ? why : "");
+	/* the sentence is the contract's; why stands beside it */
+	snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is in use", device);
 	reply_refusal(core, asker, &refusal);
 }
 
@@ -144,13 +144,11 @@ void reply_image_error(struct core *core, struct asker asker, const char *device
 		.file = error->file,
 		.msg = error->msg,
 	};
-	char words[NAME_SIZE + 32];
 
 	if (error->class == ERROR_CLASS_NOT_SUPPORTED) {
 		describe(&refusal, "Operation is not supported");
 	} else if (error->class == ERROR_CLASS_DEVICE_IN_USE) {
-		snprintf(words, sizeof(words), "Device '%s' is in use", device);
-		describe(&refusal, words);
+		snprintf(refusal.desc, sizeof(refusal.desc), "Device '%s' is in use", device);
 	} else {
 		snprintf(refusal.desc, sizeof(refusal.desc), "%s", error->msg);
 	}

@@ -39,8 +39,6 @@ def _one(place, system, seed):
                 raise
             print(f"# seed {seed}: refused: {error.desc}")
         else:
-            judge.leaf = chain.leaf
-            images.check_no_error(chain.leaf)
             system.detach()
             judge.judge(base)
             return True

@@ -72,6 +72,8 @@ def program(name):
     folder = os.environ.get("SLUICE_BIN")
     path = os.path.join(folder, name) if folder else shutil.which(name)
     if not path or not os.access(path, os.X_OK):
+        if folder:
+            raise Failed(f"SLUICE_BIN={folder} has no {name}")
         raise Skip(f"{name} is not built: set SLUICE_BIN to the folder with the programs")
     return path
 
@@ -277,29 +279,31 @@ def run(names):
              if not chosen.only or any(word in test.__name__ for word in chosen.only)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"1..{len(tests)}", flush=True)
-    failures = 0
+    failures = skipped = 0
     for number, test in enumerate(tests, 1):
-        failures += not run_one(number, test, chosen.seed)
-    sys.exit(1 if failures else 0)
+        outcome = run_one(number, test, chosen.seed)
+        failures += outcome == "failed"
+        skipped += outcome == "skipped"
+    sys.exit(1 if failures else SKIP_STATUS if tests and skipped == len(tests) else 0)
 
 
 def run_one(number, test, seed):
-    """Runs one test in a workplace of its own; whether it passed."""
+    """Runs one test in a workplace of its own: "passed", "skipped" or "failed"."""
     title = test.__name__.replace("_", " ")
     begun = time.monotonic()
     place = Workplace(seed)
     try:
         test(place)
-        line, passed = f"ok {number} - {title}", True
+        line, outcome = f"ok {number} - {title}", "passed"
     except Skip as why:
-        line, passed = f"ok {number} - {title} # SKIP {why}", True
+        line, outcome = f"ok {number} - {title} # SKIP {why}", "skipped"
     except Exception:
         for text in (traceback.format_exc() + place.logs()).splitlines():
             print(f"# {text}")
         print(f"# seed {seed}")
-        line, passed = f"not ok {number} - {title}", False
+        line, outcome = f"not ok {number} - {title}", "failed"
     finally:
         place.close()
     print(line, flush=True)
     print(f"# {time.monotonic() - begun:.2f} s", flush=True)
-    return passed
+    return outcome
