@@ -230,36 +230,83 @@ int qcow2_refcount_read(struct qcow2 *image, uint64_t cluster, uint64_t *ret_cou
 	return qcow2_refcount_read_many(image, cluster, 1, ret_count, err);
 }
 
-int qcow2_refcount_write(
-	struct qcow2 *image, uint64_t first, uint64_t count, uint64_t value, struct err *err)
+/* Bytes of a page that were changed and are not written yet. */
+struct unwritten {
+	struct refcount_page *page;
+	uint64_t from, to;
+};
+
+static int write_changes(struct qcow2 *image, struct unwritten *unwritten, struct err *err)
+{
+	struct refcount_page *page = unwritten->page;
+
+	unwritten->page = NULL;
+	if (!page || pwrite_full(image->fd, page->bytes + unwritten->from,
+			     unwritten->to - unwritten->from, page->offset + unwritten->from) == 0)
+		return 0;
+	page->offset = 0;
+	return qcow2_fail(image, errno, "cannot write refcounts", err);
+}
+
+/* Changes counts in memory; what it leaves in `unwritten` is in one page. */
+static int change_run(struct qcow2 *image, const struct run *run, uint64_t value,
+	struct unwritten *unwritten, struct err *err)
 {
 	struct qcow2_refcounts *refcounts = image->refcounts;
 	uint64_t per_page = ((uint64_t)refcounts->page_size * 8) >> refcounts->order;
 
-	bug_if(value > refcounts->most);
-	for (uint64_t i = 0; i < count;) {
+	for (uint64_t i = 0; i < run->count;) {
 		struct refcount_page *page;
-		uint64_t index, from, to;
+		uint64_t index;
 
-		if (!has_block(refcounts, first + i)) {
+		if (!has_block(refcounts, run->first + i)) {
 			bug_if(value != 0);
 			i++;
 			continue;
 		}
-		page = page_of(image, first + i, &index, err);
+		/* Before another page may take the place of this one. */
+		if (unwritten->page && (run->first + i) % per_page == 0 &&
+			write_changes(image, unwritten, err) < 0)
+			return -1;
+		page = page_of(image, run->first + i, &index, err);
 		if (!page)
 			return -1;
-		from = (index << refcounts->order) >> 3;
-		for (; index < per_page && i < count; index++, i++)
+		if (!unwritten->page)
+			unwritten->from = (index << refcounts->order) >> 3;
+		unwritten->page = page;
+		for (; index < per_page && i < run->count; index++, i++)
 			refcount_pack(page->bytes, refcounts->order, index, value);
-		to = ((index << refcounts->order) + 7) >> 3;
-		if (pwrite_full(image->fd, page->bytes + from, to - from, page->offset + from) <
-			0) {
-			page->offset = 0;
-			return qcow2_fail(image, errno, "cannot write refcounts", err);
-		}
+		unwritten->to = ((index << refcounts->order) + 7) >> 3;
 	}
 	return 0;
+}
+
+int qcow2_refcount_write_runs(
+	struct qcow2 *image, const struct run *runs, size_t count, uint64_t value, struct err *err)
+{
+	struct qcow2_refcounts *refcounts = image->refcounts;
+	uint64_t per_page = ((uint64_t)refcounts->page_size * 8) >> refcounts->order;
+	struct unwritten unwritten = {.page = NULL};
+
+	bug_if(value > refcounts->most);
+	for (size_t i = 0; i < count; i++) {
+		bool is_next_page =
+			i > 0 && runs[i].first / per_page !=
+					 (runs[i - 1].first + runs[i - 1].count - 1) / per_page;
+
+		if ((is_next_page && write_changes(image, &unwritten, err) < 0) ||
+			change_run(image, &runs[i], value, &unwritten, err) < 0)
+			return -1;
+	}
+	return write_changes(image, &unwritten, err);
+}
+
+int qcow2_refcount_write(
+	struct qcow2 *image, uint64_t first, uint64_t count, uint64_t value, struct err *err)
+{
+	struct run run = {first, count};
+
+	return qcow2_refcount_write_runs(image, &run, 1, value, err);
 }
 
 int qcow2_refcount_lower(struct qcow2 *image, uint64_t cluster, struct err *err)

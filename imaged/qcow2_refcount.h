@@ -13,6 +13,7 @@
 #include "common/attributes.h"
 #include "common/err.h"
 #include "imaged/qcow2.h"
+#include "imaged/run_set.h"
 
 #define REFCOUNT_PAGES	   64
 #define REFCOUNT_PAGE_SIZE 4096
@@ -46,6 +47,9 @@ int MUST_CHECK qcow2_refcount_read_many(
 /* Sets all counts of a range; where a block is missing only 0 may be set. */
 int MUST_CHECK qcow2_refcount_write(
 	struct qcow2 *image, uint64_t first, uint64_t count, uint64_t value, struct err *err);
+/* The same for ascending runs, with one write for those that are close together. */
+int MUST_CHECK qcow2_refcount_write_runs(
+	struct qcow2 *image, const struct run *runs, size_t count, uint64_t value, struct err *err);
 /* One reference less. */
 int MUST_CHECK qcow2_refcount_lower(struct qcow2 *image, uint64_t cluster, struct err *err);
 /* One past the last cluster whose count is not 0. */

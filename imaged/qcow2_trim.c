@@ -117,19 +117,22 @@ static int reclaim(struct qcow2 *image, struct freed *freed, struct err *err)
 static int shed_free(struct qcow2 *image, struct freed *freed, struct err *err)
 {
 	struct run_set *set = &image->zones->free;
-	int outcome = 0;
+	struct run_set shed = {.runs = NULL};
+	int outcome;
 
 	pthread_mutex_lock(&image->lock);
-	while (set->count > 0 && outcome == 0) {
+	freed->is_changed |= set->count > 0;
+	while (set->count > 0) {
 		struct run run = set->runs[set->count - 1];
 
 		qcow2_zone_shed(image, run.first, run.count);
+		run_set_add(&shed, run.first, run.count);
 		run_set_add(&freed->runs, run.first, run.count);
-		freed->is_changed = true;
-		outcome = qcow2_refcount_write(image, run.first, run.count, 0, err);
 	}
+	outcome = qcow2_refcount_write_runs(image, shed.runs, shed.count, 0, err);
 	image->zones->is_tight = false;
 	pthread_mutex_unlock(&image->lock);
+	run_set_done(&shed);
 	return outcome;
 }
 
