@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a report makes of a reservation, beside a guest that changes things meanwhile. */
-#include "tests/unit/device_fixture.h"
+#include "tests/unit/copy_fixture.h"
 
 static struct device_fixture f;
 

@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 
 #include "schemas/errors.gen.h"
-#include "tests/unit/device_fixture.h"
+#include "tests/unit/copy_fixture.h"
 
 static struct device_fixture f;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a hello tells is what the device holds, read back as a broker reads it. */
 #include "imaged/hello.h"
-#include "tests/unit/device_fixture.h"
+#include "tests/unit/copy_fixture.h"
 
 static struct device_fixture f;
 

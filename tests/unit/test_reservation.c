@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reserving, giving back and quarantine on real images. */
-#include "tests/unit/device_fixture.h"
+#include "tests/unit/copy_fixture.h"
 
 static struct device_fixture f;
 

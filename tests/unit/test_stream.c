@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening and ending jobs on real images. */
 #include "schemas/errors.gen.h"
-#include "tests/unit/device_fixture.h"
+#include "tests/unit/copy_fixture.h"
 
 static struct device_fixture f;
 
