@@ -3,6 +3,7 @@
 
 Knows nothing that the schemas say: field names are given as they are on the wire, with `_` for `-`."""
 
+import collections
 import threading
 import time
 
@@ -190,6 +191,7 @@ class Actor(threading.Thread):
         self.stopping = threading.Event()
         self.paused = threading.Event()
         self.failure = None
+        self.from_outside = collections.deque()  # frames that other threads want sent
         self.log = []
         self.peer = None
         place.finally_do(self.stop)
@@ -209,6 +211,16 @@ class Actor(threading.Thread):
     def say_hello(self):
         raise NotImplementedError
 
+    def tell(self, kind, **fields):
+        """Sends a message; any thread may."""
+        self.tell_frame(pack({"type": kind, **wire_names(fields)}))
+
+    def tell_frame(self, frame):
+        if threading.current_thread() is self:
+            self.peer.socket.send(frame)
+        else:
+            self.from_outside.append(frame)
+
     def run(self):
         place = Quiet()
         self.peer = Peer(place, self.endpoint)
@@ -220,9 +232,11 @@ class Actor(threading.Thread):
                     self.stopping.wait(0.01)
                     continue
                 message = self.peer.receive(0.02)
+                while self.from_outside:
+                    self.tell_frame(self.from_outside.popleft())
                 if time.monotonic() - beat > 0.5:
                     beat = time.monotonic()
-                    self.peer.send(self.heartbeat)
+                    self.tell(self.heartbeat)
                 if message is not None:
                     self.log.append(message)
                     getattr(self, "on_" + message["type"], self.ignore)(message)
@@ -258,22 +272,22 @@ class FakeWorker(Actor):
         self.copied = 0
 
     def say_hello(self):
-        self.peer.send("worker_hello", protocol=1, name=self.worker, incarnation=self.incarnation, host="here",
+        self.tell("worker_hello", protocol=1, name=self.worker, incarnation=self.incarnation, host="here",
                        boot_id="boot", realm=self.realm, pid=1, slots=self.slots, joins=[], leases=[])
 
     def on_worker_unknown(self, _message):
         self.say_hello()
 
     def on_join(self, message):
-        self.peer.send("joined", join=message["join"], boot_id="boot",
+        self.tell("joined", join=message["join"], boot_id="boot",
                        device_number=message["leaf"]["device-number"], inode=message["leaf"]["inode"])
 
     def on_leave(self, message):
-        self.peer.send("left", join=message["join"])
+        self.tell("left", join=message["join"])
 
     def on_copy_stop(self, message):
         self.held = [order for order in self.held if order["lease"] != message["lease"]]
-        self.peer.send("copy_stopped", lease=message["lease"])
+        self.tell("copy_stopped", lease=message["lease"])
 
     def on_copy_order(self, message):
         if self.hold:
@@ -284,7 +298,7 @@ class FakeWorker(Actor):
     def report(self, order):
         length = sum(extent["length"] for extent in order["destinations"])
         self.copied += length
-        self.peer.send("copied", lease=order["lease"], bytes=length, zeroes=[], microseconds=1000)
+        self.tell("copied", lease=order["lease"], bytes=length, zeroes=[], microseconds=1000)
 
 
 class FakeImaged(Actor):
@@ -316,7 +330,7 @@ class FakeImaged(Actor):
                 "cluster-size": self.cluster, "read-only": False, "copy-on-read": False, "nbd": "", "chain": chain}
 
     def say_hello(self):
-        self.peer.send("imaged_hello", protocol=1, name=self.imaged, incarnation=self.incarnation, host="here",
+        self.tell("imaged_hello", protocol=1, name=self.imaged, incarnation=self.incarnation, host="here",
                        boot_id="boot", realm=self.realm, pid=2,
                        devices=[self.device_state(device) for device in self.devices],
                        jobs=[{"device": device, "job": job} for device, job in self.jobs],
@@ -326,7 +340,7 @@ class FakeImaged(Actor):
                        leases=[{"lease": number, **lease} for number, lease in self.leases.items()])
 
     def answer(self, message, kind, **fields):
-        self.peer.send(kind, request=message["request"], **fields)
+        self.tell(kind, request=message["request"], **fields)
 
     def on_imaged_unknown(self, _message):
         self.say_hello()

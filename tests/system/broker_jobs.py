@@ -203,6 +203,46 @@ def a_broker_that_is_killed_goes_on_with_its_jobs(place):
     check_equal(statuses(events_of(client))[:2], ["created", "running"], "statuses")
 
 
+def sigterm_in_the_middle_of_a_job_ends_no_job(place):
+    broker, client, _ = begin(place, workers=2, size=32 * MIB)
+    client.call("block_stream", device="vda", speed=8 * MIB)
+    wait_until(lambda: client.call("query-block-jobs")[0]["copied"], "some copies")
+
+    check(broker.stop() < 1.0, "it took more than a second")
+
+    place.start("sluice-broker")
+    client = Client(place)
+    check_equal(ends(events_of(client)), [], "ends")
+    client.call("block_job_set_speed", device="vda", speed=0)
+    wait_for_end(client)
+    check_equal([event["event"] for event in ends(events_of(client))], ["BLOCK_JOB_COMPLETED"], "ends")
+
+
+def a_worker_whose_process_ended_is_lost_at_the_next_word_to_it(place):
+    _, client, _ = begin(place, workers=0, options=("--peer-timeout", "60"))
+    dying = FakeWorker(place, "dying", incarnation=7).begin()
+    wait_until(lambda: client.call("query-workers"), "the worker")
+
+    dying.stop()
+
+    wait_until(lambda: not client.call("query-workers"), "an empty roster", 5)
+    lost = [event for event in client.all_events() if event["event"] == "WORKER_LOST"]
+    check_equal([event["data"]["name"] for event in lost], ["dying"], "lost")
+
+
+def a_worker_that_says_rubbish_is_lost_and_may_say_hello_again(place):
+    _, client, _ = begin(place, workers=0)
+    worker = FakeWorker(place, "odd", incarnation=7).begin()
+    wait_until(lambda: client.call("query-workers"), "the worker")
+
+    worker.tell_frame(b"rubbish")
+
+    wait_until(lambda: any(event["event"] == "WORKER_LOST" for event in client.all_events()), "a lost worker")
+    wait_until(lambda: len(client.call("query-workers")) == 1, "the worker again")
+    client.call("block_stream", device="vda")
+    wait_for_end(client)
+
+
 def a_restart_without_the_imaged_stalls_and_goes_on_when_it_is_back(place):
     broker, client, imaged = begin(place, workers=0)
     client.call("block_stream", device="vda")
