@@ -48,7 +48,8 @@ void device_free(struct device *device)
 {
 	if (!device)
 		return;
-	device_post_close(device);
+	if (device->phase != DEVICE_CLOSED)
+		device_post_close(device);
 	strand_free(device->strand);
 	pthread_mutex_destroy(&device->lock);
 	free(device);

@@ -73,7 +73,7 @@ struct device_attach {
 };
 
 struct device *device_new(struct device_host *host, const char *name);
-/* Closes as device_detach does if that was not done.  Waits for the strand. */
+/* Nothing is posted for it.  Closes it on its strand if that was not done, and waits for that. */
 void device_free(struct device *device);
 /* Any thread: lets the strand close it. */
 void device_post_close(struct device *device);

@@ -52,7 +52,9 @@ int inquiry_plan(struct device *device, const struct stream_wish *wish, struct w
 	struct plan plan;
 	int r;
 
-	if (stream_resolve(device, wish, &stream, trouble) < 0)
+	r = stream_resolve(device, wish, &stream, trouble);
+	stream_renew_promise(device);
+	if (r < 0)
 		return -1;
 	scope = stream_scope_for(device, &stream);
 	scope.known_zero = NULL;

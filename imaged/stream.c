@@ -148,6 +148,17 @@ int stream_resolve(struct device *device, const struct stream_wish *wish, struct
 	return 0;
 }
 
+void stream_renew_promise(struct device *device)
+{
+	const struct stream *stream = device->stream;
+	struct err err;
+
+	if (stream && qcow2_check_backing(
+			      device->leaf, stream->backing_name, stream->backing_format, &err) < 0)
+		log_warn("device=%s job=%s will not be able to write its backing name: %s",
+			device->name, stream->job, err.text);
+}
+
 static int refuse_space(
 	struct device *device, uint64_t growth, uint64_t space_free, struct trouble *trouble)
 {

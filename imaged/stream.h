@@ -36,6 +36,8 @@ struct stream_wish {
 /* What that means for the device's chain, or why it can't be done: everything but the space is checked.  0, or -1 and trouble. */
 int MUST_CHECK stream_resolve(struct device *device, const struct stream_wish *wish,
 	struct stream *ret_stream, struct trouble *trouble);
+/* After a name was resolved that is not the open job's: the header keeps room for the open job's again. */
+void stream_renew_promise(struct device *device);
 /* Opens the job, also when it is open already; another one open is refused.  The stream is device->stream. */
 int MUST_CHECK stream_open(struct device *device, const char *job, const struct stream_wish *wish,
 	struct trouble *trouble);
