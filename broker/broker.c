@@ -300,7 +300,7 @@ static void imaged_received(void *owner, uint64_t peer, const void *bytes, size_
 static void take_commits(void *owner)
 {
 	struct broker *broker = owner;
-	struct err err;
+	struct err err = {0};
 	int64_t committed = store_writer_committed(broker->writer, &err);
 
 	if (committed < 0) {

@@ -109,7 +109,7 @@ static void receive(void *owner)
 static enum mq_sent send_to(
 	struct front *front, const struct peer_address *address, const void *bytes, size_t length)
 {
-	struct mq_frame frames[MQ_FRAMES_MAX];
+	struct mq_frame frames[MQ_FRAMES_MAX] = {0};
 	struct err err;
 	size_t count = unpack_address(address, frames);
 	int sent;
@@ -149,7 +149,7 @@ static bool is_known_to_be_full(const struct front *front, const struct mq_frame
 static int try_again(void *owner, uint64_t number, const void *bytes, size_t length)
 {
 	struct front *front = owner;
-	struct mq_frame frames[MQ_FRAMES_MAX];
+	struct mq_frame frames[MQ_FRAMES_MAX] = {0};
 	struct peer_address address;
 
 	if (!peers_find(front->peers, number, &address))
