@@ -28,7 +28,7 @@ static void format_figures(const struct progress *progress, char *buffer, size_t
 	if (progress->rate && (size_t)used < size)
 		used += snprintf(
 			buffer + used, size - (size_t)used, "  %s", format_rate(progress->rate).is);
-	if (progress->has_eta && (size_t)used < size)
+	if (progress->has_eta && progress->position < progress->end && (size_t)used < size)
 		snprintf(buffer + used, size - (size_t)used, "  %s left",
 			format_seconds(progress->eta).is);
 }

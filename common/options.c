@@ -65,26 +65,36 @@ static NORETURN PRINTF_LIKE(2, 3) void usage_error(
 	exit(2);
 }
 
-/* Prints text from column HELP_COLUMN on, broken at spaces. */
-static void print_indented(const char *text, bool is_repeatable)
+/* Prints text from a column on, broken at spaces; the text's own line ends stay. */
+static void print_wrapped(const char *text, size_t indent)
 {
-	size_t column = HELP_COLUMN;
+	size_t column = indent;
 
 	while (*text) {
-		size_t length = strcspn(text, " ");
-		if (column > HELP_COLUMN && column + 1 + length > HELP_WIDTH) {
-			printf("\n%*s", HELP_COLUMN, "");
-			column = HELP_COLUMN;
-		} else if (column > HELP_COLUMN) {
+		size_t length = strcspn(text, " \n");
+		if (column > indent && column + 1 + length > HELP_WIDTH) {
+			printf("\n%*s", (int)indent, "");
+			column = indent;
+		} else if (column > indent) {
 			putchar(' ');
 			column++;
 		}
 		printf("%.*s", (int)length, text);
 		column += length;
 		text += length;
+		if (*text == '\n') {
+			printf("\n%*s", (int)indent, "");
+			column = indent;
+			text++;
+		}
 		while (*text == ' ')
 			text++;
 	}
+}
+
+static void print_indented(const char *text, bool is_repeatable)
+{
+	print_wrapped(text, HELP_COLUMN);
 	printf("%s\n", is_repeatable ? " Repeatable." : "");
 }
 
@@ -110,7 +120,8 @@ static NORETURN void print_help(
 
 	printf("Usage: %s%s%s\n\n", usage->program, has_synopsis ? " " : "",
 		has_synopsis ? usage->synopsis : "");
-	printf("%s\n\nOptions:\n", usage->about);
+	print_wrapped(usage->about, 0);
+	printf("\n\nOptions:\n");
 	print_table(table);
 	print_table(common);
 	exit(fflush(stdout) == 0 ? 0 : 1);
