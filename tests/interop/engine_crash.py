@@ -20,6 +20,7 @@ from engine_judge import CLEAN, LEAKS, Leaf, Wrong, run, work_folder  # noqa: E4
 SCENARIOS = {
     "usual": ("", 8 << 20, None, ["--steps", "6", "--all", "--switch", "", ""]),
     "small clusters, counts of 64 bits": ("cluster_size=512,refcount_bits=64", 3 << 20, None, ["--steps", "1", "--all"]),
+    "a name in the second sector": ("", 1 << 20, None, ["--steps", "1", "--switch", "./base.raw", "raw"]),
     "version 2": ("compat=0.10,cluster_size=4096", 4 << 20, None, ["--steps", "6", "--switch", "./base.raw", "raw"]),
     "snapshots": ("cluster_size=1024", 4 << 20, "snapshots", ["--steps", "8", "--switch", "./base.raw", "raw"]),
     "dirty": ("cluster_size=4096,lazy_refcounts=on", 4 << 20, "dirty", ["--steps", "3"]),
@@ -131,7 +132,9 @@ def cut_power(scenario, calls, cuts, seed):
     shutil.copyfile(scenario.start, durable)
     # just before a flush most is at stake
     moments = [number for number in range(2, len(calls)) if calls[number][0] == "f" and calls[number - 1][0] != "f"]
-    moments = sorted(draw.sample(moments, min(cuts, len(moments))))
+    if cuts < len(moments):
+        moments = draw.sample(moments, cuts)
+    moments = sorted(moments * max(1, min(4, cuts // max(1, len(moments)))))
     done = 0
     with open(durable, "r+b", buffering=0) as file:
         for moment in moments:
