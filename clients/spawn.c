@@ -44,7 +44,7 @@ struct child {
 };
 
 struct spawn {
-	const struct spawn_options *options;
+	struct spawn_options options;
 	struct watch *watch;
 	char bin[PATH_MAX];    /* where the programs are */
 	char folder[PATH_MAX]; /* "" unless private */
@@ -386,9 +386,9 @@ int spawn_describe_end(struct spawn *spawn, struct err *err)
 
 static const char **add_roots(const char **at, const struct spawn *spawn)
 {
-	for (size_t i = 0; i < spawn->options->roots->count; i++) {
+	for (size_t i = 0; i < spawn->options.roots->count; i++) {
 		*at++ = "--root";
-		*at++ = spawn->options->roots->values[i];
+		*at++ = spawn->options.roots->values[i];
 	}
 	return at;
 }
@@ -404,7 +404,7 @@ static int start_broker(struct spawn *spawn, struct err *err)
 
 static int start_imaged(struct spawn *spawn, struct err *err)
 {
-	const struct option_list *devices = spawn->options->devices;
+	const struct option_list *devices = spawn->options.devices;
 	const char *arguments[ARGUMENTS_MAX] = {"sluice-imaged"};
 	const char **at = add_roots(arguments + 1, spawn);
 
@@ -427,7 +427,7 @@ static int start_all(struct spawn *spawn, struct err *err)
 {
 	if (start_broker(spawn, err) < 0 || start_imaged(spawn, err) < 0)
 		return -1;
-	for (uint64_t i = 0; i < spawn->options->workers; i++) {
+	for (uint64_t i = 0; i < spawn->options.workers; i++) {
 		if (start_worker(spawn, err) < 0)
 			return -1;
 	}
@@ -472,7 +472,7 @@ struct spawn *spawn_new(const struct spawn_options *options, struct watch *watch
 	CLEANUP(spawn_cleanup) struct spawn *spawn = must_calloc(1, sizeof *spawn);
 
 	bug_if(options->workers > SPAWN_WORKERS_MAX);
-	spawn->options = options;
+	spawn->options = *options;
 	spawn->watch = watch;
 	if (find_programs(spawn, err) < 0)
 		return NULL;

@@ -28,7 +28,7 @@ struct spawn_options {
 	const struct option_list *devices; /* NAME=FILE for imaged; NULL: none */
 };
 
-/* Adds the children to `watch`.  NULL and err: what did not start, and why in its own words. */
+/* Adds the children to `watch`; it and the lists outlive them.  NULL and err: what did not start, and why in its own words. */
 struct spawn *spawn_new(const struct spawn_options *options, struct watch *watch, struct err *err);
 /* Ends the children in order (workers, imaged, broker), kills what does not end, removes the folder. */
 void spawn_free(struct spawn *spawn); /* NULL is fine */
