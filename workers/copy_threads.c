@@ -126,6 +126,7 @@ static int start_threads(struct copy_threads *threads, size_t slots, struct err 
 		if (number)
 			return err_set_errno(
 				err, number, "cannot start copy thread %zu", threads->count + 1);
+		pthread_setname_np(threads->threads[threads->count], "copy"); /* for ps and gdb */
 	}
 	return 0;
 }

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One real worker; Python plays the broker and imaged, and judges by the bytes in the files."""
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -14,12 +15,13 @@ import zlib
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 from fake_broker import FakeBroker, file_reference
-from harness import check, check_equal, run, wait_until
+from harness import Skip, check, check_equal, run, wait_until
 
 CLUSTER = 65536
 MIB = 1 << 20
 LOCK_BYTE = (1 << 40) + 77
 F_OFD_GETLK = 36
+PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 
 
 class Stage:
@@ -369,6 +371,49 @@ def a_worker_that_wakes_up_late_stops(place):
     stage.worker.signal(signal.SIGCONT)
     stage.broker.expect("copy_stopped", lease=lease)
     still(stage)
+
+
+def hang_copy_threads(pid):
+    """Stops the copying threads and no other, as a disk that does not answer would."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    hung = []
+    for entry in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{entry}/comm", encoding="ascii") as name:
+            if name.read().strip() != "copy":
+                continue
+        tid = int(entry)
+        if libc.ptrace(PTRACE_SEIZE, tid, None, None) < 0 or libc.ptrace(PTRACE_INTERRUPT, tid, None, None) < 0:
+            raise Skip(f"ptrace: {os.strerror(ctypes.get_errno())}")
+        os.waitpid(tid, WALL)
+        hung.append(tid)
+    check(hung, "no copying threads")
+    return hung
+
+
+def copying_that_hangs_keeps_neither_heartbeats_nor_the_end_from_coming(place):
+    stage = Stage(place, clusters=256, slots=2)
+    leases = [stage.long_order(), stage.long_order(1, first=40000)]
+    stage.broker.expect("copy_progress", 20.0, lease=leases[0])
+    hung = hang_copy_threads(stage.worker.pid)
+    while stage.broker.receive(0.7):  # what was on its way
+        pass
+    for lease in leases:
+        stage.broker.send("copy_stop", lease=lease)
+    waiting = stage.order(0)
+    stage.broker.send("copy_stop", lease=waiting)
+    stage.broker.expect("copy_stopped", lease=waiting)  # no thread had it
+    stage.broker.expect("worker_heartbeat", 3.0)
+    stage.broker.expect("worker_heartbeat", 3.0)
+    stage.broker.expect_silence(0.5)
+    check(is_locked(stage.leaf, LOCK_BYTE), "a hung worker lost its lock")
+    begun = time.monotonic()
+    stage.worker.signal(signal.SIGTERM)
+    stage.broker.expect("worker_goodbye")
+    for tid in hung:
+        os.waitpid(tid, WALL)
+    check_equal(stage.worker.wait(5.0), 0, "status")
+    check(time.monotonic() - begun < 5.0, "it took more than five seconds")
+    check(not is_locked(stage.leaf, LOCK_BYTE), "locked after its end")
 
 
 def locks_end_with_the_process(place):
