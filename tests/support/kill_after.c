@@ -4,6 +4,7 @@
  * It counts calls of write, pwrite, fdatasync, fsync, fallocate and ftruncate on files whose path begins with SLUICE_KILL_UNDER.
  *   SLUICE_KILL_AFTER=n   the process gets SIGKILL around the n-th such call (from 1)
  *   SLUICE_KILL_MODE=     before, after (default), or half: of a write of more than 512 bytes only the first half happens
+ *   SLUICE_STOP_BEFORE=n  the process gets SIGSTOP before the n-th such call, and makes it when it is woken
  *   SLUICE_FULL_ABOVE=b   such a file cannot grow past b bytes: ENOSPC
  *   SLUICE_FLUSH_FAILS=f  while a file f is there, fdatasync and fsync fail with EIO
  *   SLUICE_WRITE_LOG=f    each call is recorded in f as it ends, for replaying a power cut: the byte 'w', 'f' (flush), 't' (cut), 'a'
@@ -60,10 +61,16 @@ static bool mode_is(const char *mode)
 	return strcmp(chosen ? chosen : "after", mode) == 0;
 }
 
+static bool is_number(const char *variable, unsigned long n)
+{
+	const char *wanted = getenv(variable);
+
+	return wanted && strtoul(wanted, NULL, 10) == n;
+}
+
 /* Whether this is the call to die at; counts it. */
 static bool is_the_one(int fd)
 {
-	const char *wanted = getenv("SLUICE_KILL_AFTER");
 	unsigned long n;
 
 	if (!is_ours(fd))
@@ -71,7 +78,9 @@ static bool is_the_one(int fd)
 	pthread_mutex_lock(&lock);
 	n = ++calls;
 	pthread_mutex_unlock(&lock);
-	return wanted && strtoul(wanted, NULL, 10) == n;
+	if (is_number("SLUICE_STOP_BEFORE", n))
+		kill(getpid(), SIGSTOP);
+	return is_number("SLUICE_KILL_AFTER", n);
 }
 
 static void die(void)

@@ -36,10 +36,10 @@ class System:
                                        environment=environment)
         return self.imaged
 
-    def start_worker(self, *options):
+    def start_worker(self, *options, environment=None):
         self.worker_count += 1
         worker = self.place.start("sluice-worker", "--root", self.root, "--realm", "here", "--name",
-                                  f"worker-{self.worker_count}", *options)
+                                  f"worker-{self.worker_count}", *options, environment=environment)
         self.workers.append(worker)
         return worker
 
