@@ -1,0 +1,152 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Workers are started, told to stop and killed all the time while jobs run; nobody is told of it, and nothing else is needed.
+
+Every coming and going is an event, each once and in its order."""
+
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+
+import images
+from harness import check, check_equal, run, wait_until
+from images import MIB
+from system import Judge, System
+
+SIZE = 96 * MIB
+SPEED = 24 * MIB
+CHANGES = int(os.environ.get("SLUICE_TEST_CHANGES", "24"))
+OPTIONS = ("--peer-timeout", "1", "--lease", "2")
+
+
+def _begin(place, workers, size=SIZE, **arguments):
+    base = images.create_raw(place.path / "base.raw", size, [(0, images.pattern(size - MIB, 9))])
+    leaf = images.create(place.path / "leaf.qcow2", size, "base.raw")
+    judge = Judge(place, leaf, [base])
+    system = System(place, workers=workers, broker_options=OPTIONS)
+    system.attach(leaf)
+    system.stream(**arguments)
+    return system, judge
+
+
+def _known(system):
+    return sorted(one["name"] for one in system.client.call("query-workers"))
+
+
+def _comings_and_goings(system):
+    return [(event["event"], event["data"]["name"]) for event in system.client.all_events()
+            if event["event"] in ("WORKER_JOINED", "WORKER_LOST")]
+
+
+class Crowd:
+    """The workers by name, and what the events must say of them."""
+
+    def __init__(self, system):
+        self.system = system
+        self.random = system.place.random
+        self.alive = {f"worker-{number + 1}": worker for number, worker in enumerate(system.workers)}
+
+    def add(self):
+        worker = self.system.start_worker()
+        self.alive[f"worker-{self.system.worker_count}"] = worker
+
+    def remove(self, way):
+        worker = self.alive.pop(self.random.choice(sorted(self.alive)))
+        worker.signal(way)
+        if way == signal.SIGTERM:
+            check_equal(worker.wait(5), 0, f"exit status of {worker.name}")
+        else:
+            worker.wait(5)
+        self.system.workers.remove(worker)
+
+    def change(self):
+        """One comes or goes; now and then all go."""
+        kind = self.random.random()
+        if not self.alive or (len(self.alive) < 5 and kind < 0.5):
+            self.add()
+        elif kind < 0.55:
+            while self.alive:
+                self.remove(self.random.choice((signal.SIGTERM, signal.SIGKILL)))
+        else:
+            self.remove(signal.SIGTERM if kind < 0.78 else signal.SIGKILL)
+
+
+def they_come_and_go_while_a_job_runs(place):
+    system, judge = _begin(place, 2, speed=SPEED)
+    crowd = Crowd(system)
+    for number in range(CHANGES):
+        crowd.change()
+        if crowd.alive:  # the next change comes after some of the copying; not at the same place each time
+            goal = min(SIZE, system.job()["position"] + place.random.randrange(1, 2 * SIZE // CHANGES))
+            wait_until(lambda: system.job() is None or system.job()["position"] >= goal, f"progress after change {number}", 30)
+        if system.job() is None:
+            break
+    if not crowd.alive:
+        crowd.add()
+    if system.job() is not None:
+        system.client.call("block_job_set_speed", device="vda", speed=0)
+    event = system.wait_end()
+    check_equal((event["event"], event["data"].get("error")), ("BLOCK_JOB_COMPLETED", None), "end")
+    check(number > CHANGES // 2, f"the job ended after {number} changes")
+    print(f"# {number + 1} changes, {system.worker_count} workers")
+
+    wait_until(lambda: _known(system) == sorted(crowd.alive), "the list of those that live", 20)
+    expected = {f"worker-{number + 1}" for number in range(system.worker_count)}
+    heard = _comings_and_goings(system)
+    for name in sorted(expected):
+        wanted = ["WORKER_JOINED"] if name in crowd.alive else ["WORKER_JOINED", "WORKER_LOST"]
+        check_equal([event for event, who in heard if who == name], wanted, f"events of {name}")
+    check_equal({who for _, who in heard}, expected, "those of whom there are events")
+    system.stop_all()
+    judge.judge()
+
+
+def a_worker_that_comes_takes_its_part(place):
+    system, judge = _begin(place, 1, speed=SPEED)
+    feed = system.events("WORKER_JOINED")
+    wait_until(lambda: system.job()["position"] >= 4 * MIB, "progress", 20)
+    system.start_worker()
+    system.workers.pop(0).kill()  # only the new one is left
+    goal = system.job()["position"] + 8 * MIB
+    wait_until(lambda: system.job()["position"] >= goal, "progress by the new worker", 20)
+    event = feed.until("WORKER_JOINED", name="worker-2")
+    check_equal(event["data"]["realm"], "here", "realm in the event")
+    system.client.call("block_job_set_speed", device="vda", speed=0)
+    system.wait_end()
+    system.stop_all()
+    judge.judge()
+
+
+def one_of_another_realm_gets_nothing(place):
+    system, judge = _begin(place, 0)
+    stranger = place.start("sluice-worker", "--root", place.path, "--realm", "elsewhere", "--name", "stranger")
+    wait_until(lambda: _known(system) == ["stranger"], "the stranger")
+    wait_until(lambda: system.job().get("stalled") == "no-worker", "the job to say that it stalls", 20)
+    system.start_worker()
+    system.wait_end()
+    found = {one["name"]: one["ranges"] for one in system.client.call("query-workers")}
+    check_equal(found["stranger"], 0, "ranges of the stranger")
+    check(found["worker-1"] > 0, "the worker of the realm did nothing")
+    stranger.stop()
+    system.stop_all()
+    judge.judge()
+
+
+def a_name_that_comes_again_ends_the_one_before(place):
+    system, judge = _begin(place, 1, speed=SPEED)
+    wait_until(lambda: system.job()["position"] >= 4 * MIB, "progress", 20)
+    system.workers[0].signal(signal.SIGSTOP)  # it hangs; its host starts another one in its place
+    system.worker_count = 0
+    system.start_worker()
+    system.client.call("block_job_set_speed", device="vda", speed=0)
+    system.wait_end()
+    check_equal(_known(system), ["worker-1"], "workers")
+    system.workers[0].kill()
+    system.workers.pop(0)
+    system.stop_all()
+    judge.judge()
+
+
+run(globals())
