@@ -240,7 +240,7 @@ int device_attach(
 	if (device->phase == DEVICE_FAILED)
 		device_close(device);
 	if (open_device(device, attach, &trouble->err) < 0)
-		return trouble_during(trouble, TROUBLE_READING);
+		return -1;
 	log_info("device=%s attached '%s' layers=%zu", device->name,
 		chain_of(device)->layers[0].path, chain_of(device)->count);
 	return 0;

@@ -41,17 +41,27 @@ static enum operation operation_of(enum trouble_during during)
 	return OPERATION_READ;
 }
 
+/* 0: the system had no part in it.  What is damaged can't be read or written, as if the system had said so. */
+static int error_number(const struct trouble *trouble)
+{
+	bool is_damaged = trouble->err.kind == ERROR_CLASS_GENERIC_ERROR &&
+			  trouble->during != TROUBLE_ELSEWHERE;
+
+	return trouble->err.number == 0 && is_damaged ? EIO : trouble->err.number;
+}
+
 /* Puts the trouble into an image_error. */
 static void refuse(struct request *request, uint64_t number, const struct trouble *trouble)
 {
 	const struct device *device = request->device;
-	bool is_io = trouble->err.number != 0 && trouble->during != TROUBLE_ELSEWHERE;
+	int number_of_error = error_number(trouble);
+	bool is_io = number_of_error != 0 && trouble->during != TROUBLE_ELSEWHERE;
 	bool is_of_leaf = is_io && trouble->during != TROUBLE_READING && device && device->leaf;
 	const struct msg_image_error error = {
 		.request = number,
 		.class = class_of(trouble),
 		.msg = trouble->err.text,
-		.errno_name = trouble->err.number ? err_number_name(trouble->err.number) : NULL,
+		.errno_name = number_of_error ? err_number_name(number_of_error) : NULL,
 		.has_operation = is_io,
 		.operation = operation_of(trouble->during),
 		.file = is_of_leaf ? device->leaf->path : NULL,

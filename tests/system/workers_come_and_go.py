@@ -15,9 +15,9 @@ from harness import check, check_equal, run, wait_until
 from images import MIB
 from system import Judge, System
 
-SIZE = 96 * MIB
-SPEED = 24 * MIB
 CHANGES = int(os.environ.get("SLUICE_TEST_CHANGES", "24"))
+SIZE = max(96, 4 * CHANGES) * MIB
+SPEED = 24 * MIB
 OPTIONS = ("--peer-timeout", "1", "--lease", "2")
 
 
@@ -79,7 +79,7 @@ def they_come_and_go_while_a_job_runs(place):
     for number in range(CHANGES):
         crowd.change()
         if crowd.alive:  # the next change comes after some of the copying; not at the same place each time
-            goal = min(SIZE, system.job()["position"] + place.random.randrange(1, 2 * SIZE // CHANGES))
+            goal = min(SIZE, system.job()["position"] + place.random.randrange(1, 3 * SIZE // (2 * CHANGES)))
             wait_until(lambda: system.job() is None or system.job()["position"] >= goal, f"progress after change {number}", 30)
         if system.job() is None:
             break
