@@ -44,6 +44,11 @@ def prepare(leaf, how, seed):
         leaf.poke(leaf.header(">Q", 48) + 24, bytes(16))
     if how == "dirty":
         leaf.poke(leaf.header(">Q", leaf.header(">Q", 48)), bytes(4096))
+        # and flags that are missing
+        table = leaf.header(">Q", 40)
+        entries = leaf.header(">Q", table) & ((1 << 56) - 512)
+        leaf.poke(table, struct.pack(">Q", entries))
+        leaf.poke(entries + 16 * 8, struct.pack(">Q", leaf.header(">Q", entries + 16 * 8) & ((1 << 63) - 1)))
     if how in ("missing", "dirty"):
         leaf.poke(72, struct.pack(">Q", 1))
 
