@@ -45,24 +45,15 @@ static bool is_repeat(struct core *core, const struct call *call,
 	const struct cmd_block_stream *arguments, struct wire_bytes packed)
 {
 	const struct token *token = arguments->token ? token_find(core, arguments->token) : NULL;
-	const struct device *device = device_find(core, arguments->device);
-	struct job *starting = device != NULL ? device->job : NULL;
 
-	if (token != NULL) {
-		if (is_same(token->record.arguments, packed))
-			reply_empty(core, call->asker);
-		else
-			refuse_token(core, call);
-		return true;
-	}
-	if (arguments->token == NULL || starting == NULL || starting->is_accepted ||
-		starting->record.token == NULL ||
-		strcmp(starting->record.token, arguments->token) != 0)
+	if (token == NULL)
 		return false;
-	if (is_same(starting->arguments, packed))
-		wait_for(core, starting, call);
-	else
+	if (!is_same(token->record.arguments, packed))
 		refuse_token(core, call);
+	else if (token->starting != NULL)
+		wait_for(core, token->starting, call);
+	else
+		reply_empty(core, call->asker);
 	return true;
 }
 
@@ -142,6 +133,7 @@ static void start(struct core *core, const struct call *call, struct device *dev
 	copy = must_calloc(1, packed.length + 1);
 	memcpy(copy, packed.bytes, packed.length);
 	job->arguments = (struct wire_bytes){copy, packed.length};
+	token_take(core, job);
 	wait_for(core, job, call);
 	job_begin(core, job);
 }

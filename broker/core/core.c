@@ -25,6 +25,8 @@
 #define EVENT_HEARTBEAT_MS    1000
 #define PRUNED_WITH_HEARTBEAT 256
 
+/* ---- small things that every file may use */
+
 void name_copy(char *ret_name, const char *name)
 {
 	snprintf(ret_name, NAME_SIZE, "%s", name);
@@ -33,6 +35,38 @@ void name_copy(char *ret_name, const char *name)
 char *text_copy(const char *text)
 {
 	return text != NULL ? must_strdup(text) : NULL;
+}
+
+bool id_list_has(const struct id_list *list, uint64_t id)
+{
+	for (size_t i = 0; i < list->count; i++)
+		if (list->ids[i] == id)
+			return true;
+	return false;
+}
+
+void id_list_add(struct id_list *list, uint64_t id)
+{
+	if (id_list_has(list, id))
+		return;
+	if (list->count == list->capacity) {
+		list->capacity = list->capacity ? 2 * list->capacity : 8;
+		list->ids = must_realloc(list->ids, list->capacity, sizeof(*list->ids));
+	}
+	list->ids[list->count++] = id;
+}
+
+void id_list_remove(struct id_list *list, uint64_t id)
+{
+	for (size_t i = 0; i < list->count; i++)
+		if (list->ids[i] == id)
+			list->ids[i--] = list->ids[--list->count];
+}
+
+void id_list_done(struct id_list *list)
+{
+	free(list->ids);
+	*list = (struct id_list){0};
 }
 
 /* ---- a step */

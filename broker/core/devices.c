@@ -33,9 +33,12 @@ struct device *device_find_file(const struct imaged *imaged, const char *file)
 	return NULL;
 }
 
+/* Its job looks at itself as well: what it may ask of imaged depends on the device. */
 void device_touch(struct core *core, struct device *device)
 {
 	list_append_once(&core->touched_devices, &device->in_touched);
+	if (device->job != NULL)
+		job_touch(core, device->job);
 }
 
 static void timer_fired(struct core *core, struct timer *timer)
@@ -226,10 +229,8 @@ static void go_online(struct core *core, struct device *device, const struct dev
 	if (!was_online)
 		publish_online(core, device, reason);
 	device_touch(core, device);
-	if (device->job == NULL)
-		return;
-	device->job->is_released = false;
-	job_touch(core, device->job);
+	if (device->job != NULL)
+		device->job->is_released = false;
 }
 
 void device_goes_offline(struct core *core, struct device *device, const char *reason)
@@ -239,8 +240,6 @@ void device_goes_offline(struct core *core, struct device *device, const char *r
 	device->is_online = false;
 	device->retry_ms = 0;
 	device_touch(core, device);
-	if (device->job != NULL)
-		job_touch(core, device->job);
 	if (!device->is_accepted || (!was_online && device->is_offline_announced))
 		return;
 	device->is_offline_announced = true;
@@ -383,6 +382,7 @@ void device_attach_refused(
 	if (device->trouble == NULL || strcmp(device->trouble, error->msg) != 0)
 		publish_offline(core, device, error->msg);
 	device->is_offline_announced = true;
+	device->has_failed = true; /* perhaps it is half open there: detached before the next try */
 	free(device->trouble);
 	device->trouble = text_copy(error->msg);
 	if (!device->is_detaching)

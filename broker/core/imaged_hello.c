@@ -72,14 +72,6 @@ void imaged_decide_challenge(struct core *core, struct imaged *imaged)
 
 /* ---- joins */
 
-static bool worker_claims(const struct worker *worker, uint64_t join)
-{
-	for (size_t i = 0; i < worker->claimed_joins_count; i++)
-		if (worker->claimed_joins[i] == join)
-			return true;
-	return false;
-}
-
 static void compare_unknown_join(
 	struct core *core, struct imaged *imaged, const struct open_join *open)
 {
@@ -90,7 +82,8 @@ static void compare_unknown_join(
 
 	if (worker != NULL && worker->incarnation != open->incarnation) {
 		join_tell_end(core, imaged, open->join, JOIN_END_LOST);
-	} else if (worker != NULL && !(is_wanted && worker_claims(worker, open->join))) {
+	} else if (worker != NULL &&
+		   !(is_wanted && id_list_has(&worker->claimed_joins, open->join))) {
 		join_tell_to_leave(core, worker, open->join);
 		join_tell_end(core, imaged, open->join, JOIN_END_LOST);
 	} else if (!is_wanted) {

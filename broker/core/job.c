@@ -10,6 +10,7 @@
 #include "broker/core/outbox.h"
 #include "broker/core/replies.h"
 #include "broker/core/requests.h"
+#include "broker/core/tokens.h"
 #include "common/check.h"
 
 #define TO(status) (1u << JOB_STATUS_##status)
@@ -106,6 +107,7 @@ void job_free(struct core *core, struct job *job)
 
 	leases_of_job_release(core, job);
 	requests_disown(&job->requests);
+	token_give_up(core, job);
 	while (waiters_take(core, &job->waiters, &ignored))
 		;
 	index_remove_name(&core->jobs, job->record.job_id);

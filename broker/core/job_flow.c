@@ -205,7 +205,6 @@ int job_mapped(struct core *core, struct job *job, const struct msg_map_page *pa
 		work_map_exclude(&job->map, request->range);
 	if (page->runs_count > 0)
 		job_pages_add(core, job, page->offset, page->end);
-	job_went_well(job);
 	job_progress_changed(core, job);
 	job_offer(core, job);
 	device_touch(core, job->device); /* there may be work for workers now */

@@ -40,6 +40,13 @@ static void become(struct core *core, struct join *join, enum join_state state)
 		job_touch(core, join->device->job);
 }
 
+static void say_leave(struct core *core, const struct worker *worker, uint64_t id)
+{
+	struct broker_to_worker message = {.type = BROKER_TO_WORKER_LEAVE, .leave = {id}};
+
+	send_to_worker(core, worker, &message);
+}
+
 static void set_id(struct core *core, struct join *join, uint64_t id)
 {
 	if (join->id != 0)
@@ -105,7 +112,7 @@ static void timer_fired(struct core *core, struct timer *timer)
 		join_close(core, join);
 		break;
 	case JOIN_LEAVING:
-		join_tell_to_leave(core, join->worker, join->id);
+		say_leave(core, join->worker, join->id);
 		become(core, join, JOIN_LEAVING);
 		break;
 	case JOIN_PREPARING:
@@ -283,12 +290,12 @@ void join_refused_by_imaged(struct core *core, struct join *join)
 
 /* ---- ending */
 
-void join_tell_to_leave(struct core *core, const struct worker *worker, uint64_t id)
+void join_tell_to_leave(struct core *core, struct worker *worker, uint64_t id)
 {
-	struct broker_to_worker message = {.type = BROKER_TO_WORKER_LEAVE, .leave = {id}};
-
-	if (worker != NULL)
-		send_to_worker(core, worker, &message);
+	if (worker == NULL || id == 0)
+		return;
+	id_list_add(&worker->stray_joins, id);
+	say_leave(core, worker, id);
 }
 
 void join_tell_end(struct core *core, struct imaged *imaged, uint64_t id, enum join_end end)
@@ -309,7 +316,7 @@ void join_leave(struct core *core, struct join *join)
 	case JOIN_JOINING:
 	case JOIN_CONFIRMING:
 	case JOIN_USABLE:
-		join_tell_to_leave(core, join->worker, join->id);
+		say_leave(core, join->worker, join->id);
 		become(core, join, JOIN_LEAVING);
 		break;
 	case JOIN_PREPARING: /* imaged's answer will be nobody's; it is told when it names it */
@@ -333,6 +340,7 @@ void join_left(struct core *core, struct worker *worker, uint64_t id)
 {
 	struct join *join = join_find(core, id);
 
+	id_list_remove(&worker->stray_joins, id);
 	if (join == NULL || join->worker != worker)
 		return;
 	join_tell_end(core, join->device->imaged, id, JOIN_END_LEFT);
@@ -390,6 +398,7 @@ struct join *join_new_known(struct core *core, struct device *device, const stru
 	else
 		timer_set(&core->timers, &join->timer,
 			core->now.now_ms + core->options.peer_timeout_ms);
+	device_touch(core, device); /* perhaps nobody wants it any more */
 	return join;
 }
 
@@ -398,4 +407,5 @@ void join_match(struct core *core, struct join *join, struct worker *worker)
 	timer_stop(&core->timers, &join->timer);
 	set_worker(join, worker);
 	become(core, join, JOIN_USABLE);
+	device_touch(core, join->device);
 }

@@ -32,8 +32,8 @@ void join_left(struct core *core, struct worker *worker, uint64_t id);
 /* Tells the worker to let go. */
 void join_leave(struct core *core, struct join *join);
 void joins_leave(struct core *core, struct device *device);
-/* Tells a worker to let go of what we do not know. */
-void join_tell_to_leave(struct core *core, const struct worker *worker, uint64_t id);
+/* Tells a worker to let go of what we do not know (any more); again with each heartbeat until it did. */
+void join_tell_to_leave(struct core *core, struct worker *worker, uint64_t id);
 /* Tells imaged that it is over. */
 enum join_end { JOIN_END_LEFT, JOIN_END_LOST };
 void join_tell_end(struct core *core, struct imaged *imaged, uint64_t id, enum join_end end);

@@ -85,16 +85,24 @@ static void say_heartbeat(struct core *core, struct worker *worker)
 	send_to_worker(core, worker, &message);
 }
 
-/* What it claimed right after our start, nobody has named. */
+/* What it claimed right after our start, and nobody has named. */
 static void drop_claims(struct core *core, struct worker *worker)
 {
-	for (size_t i = 0; i < worker->claimed_joins_count; i++) {
-		struct join *join = join_find(core, worker->claimed_joins[i]);
+	for (size_t i = 0; i < worker->claimed_joins.count; i++) {
+		uint64_t id = worker->claimed_joins.ids[i];
+		struct join *join = join_find(core, id);
 
 		if (join == NULL || join->worker != worker)
-			join_tell_to_leave(core, worker, worker->claimed_joins[i]);
+			join_tell_to_leave(core, worker, id);
 	}
-	worker->claimed_joins_count = 0;
+	worker->claimed_joins.count = 0;
+}
+
+/* Until it says that it left. */
+static void tell_strays_again(struct core *core, struct worker *worker)
+{
+	for (size_t i = 0; i < worker->stray_joins.count; i++)
+		join_tell_to_leave(core, worker, worker->stray_joins.ids[i]);
 }
 
 static void timer_fired(struct core *core, struct timer *timer)
@@ -104,6 +112,7 @@ static void timer_fired(struct core *core, struct timer *timer)
 
 	if (core->now.now_ms < worker->peer.heard_ms + core->options.peer_timeout_ms) {
 		say_heartbeat(core, worker);
+		tell_strays_again(core, worker);
 		if (core->now.now_ms >= core->started_ms + core->options.peer_timeout_ms)
 			drop_claims(core, worker);
 		timer_set(&core->timers, timer, core->now.now_ms + core->options.heartbeat_ms);
@@ -159,7 +168,8 @@ void worker_free(struct core *core, struct worker *worker)
 	list_remove(&worker->in_touched);
 	list_remove(&worker->in_realm);
 	realm_release(core, worker->realm);
-	free(worker->claimed_joins);
+	id_list_done(&worker->claimed_joins);
+	id_list_done(&worker->stray_joins);
 	free(worker);
 }
 

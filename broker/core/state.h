@@ -52,6 +52,16 @@ struct peer {
 	uint64_t heard_ms;
 };
 
+/* A few numbers. */
+struct id_list {
+	uint64_t *ids;
+	size_t count, capacity;
+};
+bool id_list_has(const struct id_list *list, uint64_t id);
+void id_list_add(struct id_list *list, uint64_t id);
+void id_list_remove(struct id_list *list, uint64_t id);
+void id_list_done(struct id_list *list);
+
 struct worker {
 	char name[NAME_SIZE];
 	char host[NAME_SIZE];
@@ -63,8 +73,9 @@ struct worker {
 	bool says_goodbye; /* gets no more orders */
 	struct list joins; /* in the order of their making */
 	size_t joins_count;
-	uint64_t *claimed_joins; /* it holds them, and an imaged may yet name them */
-	size_t claimed_joins_count;
+	struct id_list claimed_joins; /* it holds them, and an imaged may yet name them */
+	struct id_list
+		stray_joins; /* it was told to leave them, and has not said yet that it did */
 	struct list leases;
 	size_t in_hands;	   /* leases that use its credit */
 	uint64_t progress_ms;	   /* when a copying thread of it last got further */
@@ -270,6 +281,7 @@ struct query {
 struct token {
 	char *text;
 	struct record_token record; /* owns its arguments */
+	struct job *starting;	    /* the job, until it is accepted; not in the store before */
 	struct list in_ended;
 };
 

@@ -45,18 +45,43 @@ static void token_store(struct core *core, const struct token *token)
 	store_put(core, STORE_TOKENS, token->text, strlen(token->text));
 }
 
+static struct token *token_of(const struct core *core, const struct job *job)
+{
+	return job->record.token != NULL ? token_find(core, job->record.token) : NULL;
+}
+
+void token_take(struct core *core, struct job *job)
+{
+	struct record_token record = {.arguments = job->arguments};
+
+	if (job->record.token != NULL)
+		token_add(core, job->record.token, &record)->starting = job;
+}
+
 void token_note(struct core *core, const struct job *job)
 {
-	struct record_token record = {.number = job->record.number, .arguments = job->arguments};
+	struct token *token = token_of(core, job);
 
-	if (job->record.token == NULL)
+	if (token == NULL)
 		return;
-	token_store(core, token_add(core, job->record.token, &record));
+	token->starting = NULL;
+	token->record.number = job->record.number;
+	token_store(core, token);
+}
+
+void token_give_up(struct core *core, const struct job *job)
+{
+	struct token *token = token_of(core, job);
+
+	if (token == NULL || token->starting != job)
+		return;
+	index_remove_name(&core->tokens, token->text);
+	token_free(token);
 }
 
 void token_end(struct core *core, const struct job *job, uint64_t seq)
 {
-	struct token *token = job->record.token ? token_find(core, job->record.token) : NULL;
+	struct token *token = token_of(core, job);
 
 	if (token == NULL)
 		return;

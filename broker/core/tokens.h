@@ -16,8 +16,12 @@ struct token;
 
 /* NULL: not known. */
 struct token *token_find(const struct core *core, const char *text);
-/* Notes and stores the job's token, if it has one. */
+/* The job's token, if it has one, is taken from now on; not stored yet. */
+void token_take(struct core *core, struct job *job);
+/* The job is accepted: stored. */
 void token_note(struct core *core, const struct job *job);
+/* The job is not accepted: its token is free again. */
+void token_give_up(struct core *core, const struct job *job);
 /* The job's terminal event is `seq`. */
 void token_end(struct core *core, const struct job *job, uint64_t seq);
 /* Forgets those whose jobs ended before `first`. */

@@ -102,7 +102,7 @@ static void compare_named_join(struct core *core, struct worker *worker, uint64_
 
 	if (join == NULL) {
 		if (may_be_named_later(core))
-			worker->claimed_joins[worker->claimed_joins_count++] = id;
+			id_list_add(&worker->claimed_joins, id);
 		else
 			join_tell_to_leave(core, worker, id);
 	} else if (join->state == JOIN_UNMATCHED && is_of(join, worker)) {
@@ -119,9 +119,7 @@ static void compare_joins(
 {
 	struct join *join, *following;
 
-	free(worker->claimed_joins);
-	worker->claimed_joins = must_calloc(hello->joins_count + 1, sizeof(*worker->claimed_joins));
-	worker->claimed_joins_count = 0;
+	worker->claimed_joins.count = worker->stray_joins.count = 0;
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_named_join(core, worker, hello->joins[i]);
 	list_for_each_safe(join, following, &worker->joins, in_worker)

@@ -4,19 +4,32 @@
  * Plays histories of the broker's core, each from its seed.  One in which something does not hold is told with its seed and
  * played again with every message shown. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/simulation/world.h"
 
-#define CHAOS_STEPS_MIN 500
-#define CALM_MS_MAX	400000
-#define STEPS_MAX	400000
+#define CHAOS_STEPS_MIN	    500
+#define CALM_MS_MAX	    400000
+#define STEPS_MAX	    400000
+#define HISTORY_SECONDS_MAX 30
 
 static jmp_buf went_wrong;
+static uint64_t seed_being_played;
+
+/* A bug_if in the core ends the process: at least say in which history. */
+static void dies(int signal_number)
+{
+	printf("seed %llu: signal %d\n", (unsigned long long)seed_being_played, signal_number);
+	fflush(stdout);
+	signal(signal_number, SIG_DFL);
+	raise(signal_number);
+}
 
 /* ---- occasions: a heap by time, then by the order in which they were arranged */
 
@@ -271,6 +284,8 @@ static bool play_history(uint64_t seed, bool is_verbose, struct tally *tally)
 	struct world *world = calloc(1, sizeof(*world));
 	bool is_right = setjmp(went_wrong) == 0;
 
+	seed_being_played = seed;
+	alarm(HISTORY_SECONDS_MAX);
 	if (is_right) {
 		begin(world, seed, is_verbose);
 		play(world);
@@ -291,7 +306,7 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-	uint64_t seed = 1, histories = 2000, failures = 0;
+	uint64_t seed = 0, histories = 0, failures = 0;
 	struct tally tally = {0};
 	bool is_verbose = false;
 	clock_t begin_clock = clock();
@@ -300,12 +315,19 @@ int main(int argc, char **argv)
 		if (strcmp(argv[i], "--verbose") == 0)
 			is_verbose = true;
 		else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
-			seed = strtoull(argv[++i], NULL, 10), histories = 1;
+			seed = strtoull(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--histories") == 0 && i + 1 < argc)
 			histories = strtoull(argv[++i], NULL, 10);
 		else
 			return usage();
 	}
+	if (histories == 0)
+		histories = seed != 0 ? 1 : 2000;
+	if (seed == 0)
+		seed = 1;
+	signal(SIGALRM, dies);
+	signal(SIGABRT, dies);
+	signal(SIGSEGV, dies);
 	for (uint64_t i = 0; i < histories && failures < 5; i++)
 		if (!play_history(seed + i, is_verbose, &tally)) {
 			failures++;
