@@ -36,6 +36,22 @@ struct stage {
 	uint64_t stored_end; /* of source 1 */
 };
 
+/* Stands before the C library's: copy_run's flush comes here. */
+static struct {
+	unsigned calls;
+	int number; /* fail with this errno */
+	const struct copy_control *control;
+	uint64_t bytes_done; /* of the range when it was called */
+} flush;
+
+int fdatasync(int fd)
+{
+	flush.calls++;
+	flush.bytes_done = flush.control ? atomic_load(&flush.control->bytes_done) : 0;
+	errno = flush.number;
+	return fd < 0 || flush.number ? -1 : 0;
+}
+
 static uint32_t state = 7;
 
 static uint32_t chance(uint32_t below)
@@ -185,6 +201,8 @@ static void add_destinations(struct stage *stage, uint32_t cluster)
 
 static void run(struct stage *stage)
 {
+	flush.calls = 0;
+	flush.control = &stage->control;
 	copy_run(stage->machine, &stage->order, &stage->files, &stage->control, &stage->outcome);
 }
 
@@ -427,6 +445,41 @@ START_TEST(a_leaf_that_cannot_be_written_is_a_write_error)
 }
 END_TEST
 
+START_TEST(what_was_written_is_flushed_once_at_the_end)
+{
+	struct stage stage;
+
+	stage_init(&stage, 65536);
+	add_plain(&stage, 0, 655360);
+	add_destinations(&stage, 65536);
+
+	run(&stage);
+
+	ck_assert_int_eq(stage.outcome.end, COPY_END_COPIED);
+	ck_assert_uint_eq(flush.calls, 1);
+	ck_assert_uint_eq(flush.bytes_done, 655360);
+	stage_done(&stage);
+}
+END_TEST
+
+START_TEST(a_failed_flush_is_told_as_such_and_not_tried_again)
+{
+	struct stage stage;
+
+	stage_init(&stage, 65536);
+	add_plain(&stage, 0, 655360);
+	add_destinations(&stage, 65536);
+	flush.number = EIO;
+
+	run(&stage);
+
+	assert_failed(&stage, OPERATION_FLUSH, "leaf", EIO, "flush 'leaf': Input/output error");
+	ck_assert_uint_eq(stage.outcome.failure.length, 655360);
+	ck_assert_uint_eq(flush.calls, 1);
+	stage_done(&stage);
+}
+END_TEST
+
 START_TEST(a_run_that_is_told_to_stop_writes_no_more)
 {
 	struct stage stage;
@@ -445,7 +498,9 @@ START_TEST(a_run_that_is_told_to_stop_writes_no_more)
 }
 END_TEST
 
-UNIT_MAIN("copy_run", any_mix_of_pieces_reaches_its_place_and_zeroes_are_left_out,
+UNIT_MAIN("copy_run", what_was_written_is_flushed_once_at_the_end,
+	a_failed_flush_is_told_as_such_and_not_tried_again,
+	any_mix_of_pieces_reaches_its_place_and_zeroes_are_left_out,
 	zeroes_are_written_where_they_may_not_be_left_out, every_cluster_of_zeroes_is_left_out,
 	zeroes_beyond_what_a_report_holds_are_written, a_source_that_ends_too_early_is_a_read_error,
 	a_stream_that_yields_too_little_is_a_read_error,
