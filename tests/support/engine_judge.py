@@ -3,8 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
+import sys
 import tempfile
 
 CLEAN, LEAKS = 0, 3  # exit statuses of qemu-img check
@@ -27,6 +29,7 @@ def run(*command, accept=(0,), environment=None):
 
 def work_folder():
     """In memory if there is room: what is judged is the order of writes, not the disk."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the folder goes then too
     memory = pathlib.Path("/dev/shm")
     usable = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30
     return tempfile.TemporaryDirectory(prefix="sluice-engine-", dir=memory if usable else None)
