@@ -189,12 +189,10 @@ static struct job *job_of_call(struct core *core, const struct call *call, const
 
 static void cancel(struct core *core, struct job *job, bool by_force)
 {
-	if (job->record.finishing)
-		return; /* too late: it completes */
-	if (job_is_running(job))
+	if (by_force && !(job->device->is_online && imaged_is_here(job->device->imaged)))
+		job_cancel_by_force(core, job);
+	else if (job_is_running(job))
 		job_cancel(core, job);
-	if (by_force && !imaged_is_here(job->device->imaged))
-		job_end(core, job);
 }
 
 void command_block_job_cancel(struct core *core, const struct call *call)

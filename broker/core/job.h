@@ -91,7 +91,10 @@ void job_refused(struct core *core, struct job *job, enum request_kind kind,
 void job_io_failed(struct core *core, struct job *job, const struct io_trouble *trouble);
 void job_fail(struct core *core, struct job *job, enum error_class class, const char *errno_name,
 	const char *reason);
+/* One that is finishing completes all the same, unless imaged finds that something is missing. */
 void job_cancel(struct core *core, struct job *job);
+/* Its device is away, and may stay so: it ends in the ledger, whatever stands in the header. */
+void job_cancel_by_force(struct core *core, struct job *job);
 void job_finished(struct core *core, struct job *job);
 /* imaged has closed it. */
 void job_closed(struct core *core, struct job *job);

@@ -99,6 +99,8 @@ static void try_again(struct core *core, struct job *job, enum request_kind kind
 	if (kind != REQUEST_COMMIT)
 		job->is_open = false;
 	job_hold(core, job);
+	if (kind == REQUEST_FINISH && job->record.cancelled)
+		job_cancel(core, job);
 }
 
 static void close_refused(struct core *core, struct job *job)
@@ -135,7 +137,18 @@ void job_refused(struct core *core, struct job *job, enum request_kind kind,
 void job_cancel(struct core *core, struct job *job)
 {
 	job->record.cancelled = true;
-	stop_work(core, job);
+	if (job->record.finishing) /* too late, unless imaged finds that something is missing */
+		job_changed(core, job);
+	else
+		stop_work(core, job);
+}
+
+void job_cancel_by_force(struct core *core, struct job *job)
+{
+	job->record.cancelled = true;
+	if (job->record.status != JOB_STATUS_ABORTING)
+		stop_work(core, job);
+	job_end(core, job);
 }
 
 /* Leaves the lists and the store. */

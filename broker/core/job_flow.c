@@ -236,6 +236,8 @@ void job_unfinished(struct core *core, struct job *job, uint64_t offset)
 	}
 	job->finish_tries++;
 	job_hold(core, job);
+	if (job->record.cancelled)
+		job_cancel(core, job);
 }
 
 /* ---- what is lacking */

@@ -160,6 +160,60 @@ def a_cancel_ends_the_job_and_closes_it_at_the_imaged(place):
     check_equal(client.fails("block_job_cancel", device="vda").error_class, "DeviceNotActive", "class")
 
 
+class SlowToFinish(FakeImaged):
+    """Keeps the question whether a job may finish to itself."""
+
+    asked = None
+
+    def on_finish(self, message):
+        self.asked = message
+
+
+def until_it_finishes(place, size=MIB):
+    place.start("sluice-broker", "--peer-timeout", "1")
+    client = Client(place)
+    imaged = SlowToFinish(place, size=size).begin()
+    FakeWorker(place, "worker", incarnation=100).begin()
+    attach(client)
+    client.call("block_stream", device="vda")
+    wait_until(lambda: imaged.asked, "the question whether it may finish")
+    return client, imaged
+
+
+def a_cancel_while_it_finishes_is_remembered_where_something_is_missing(place):
+    client, imaged = until_it_finishes(place)
+
+    check_equal(client.call("block_job_cancel", device="vda"), {}, "reply")
+    imaged.answer(imaged.asked, "unfinished", offset=0)
+
+    wait_for_end(client)
+    check_equal([event["event"] for event in ends(events_of(client))], ["BLOCK_JOB_CANCELLED"], "ends")
+
+
+def a_cancel_while_it_finishes_comes_too_late_where_nothing_is(place):
+    client, imaged = until_it_finishes(place)
+
+    check_equal(client.call("block_job_cancel", device="vda"), {}, "reply")
+    FakeImaged.on_finish(imaged, imaged.asked)
+
+    wait_for_end(client)
+    check_equal([event["event"] for event in ends(events_of(client))], ["BLOCK_JOB_COMPLETED"], "ends")
+
+
+def force_ends_a_finishing_job_whose_imaged_is_away(place):
+    client, imaged = until_it_finishes(place)
+    imaged.stop()
+    wait_until(lambda: not client.call("query-devices")[0]["online"], "the device to be offline")
+
+    check_equal(client.call("block_job_cancel", device="vda"), {}, "reply")
+    check_equal(len(client.call("query-block-jobs")), 1, "jobs, while it may complete yet")
+    check_equal(client.call("block_job_cancel", device="vda", force=True), {}, "reply")
+
+    check_equal(client.call("query-block-jobs"), [], "jobs")
+    check_equal([event["event"] for event in ends(events_of(client))], ["BLOCK_JOB_CANCELLED"], "ends")
+    check_equal(client.call("device-detach", device="vda", force=True), {}, "detach")
+
+
 def a_token_starts_one_job_however_often_it_is_said(place):
     _, client, _ = begin(place)
 
