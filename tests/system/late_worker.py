@@ -50,18 +50,21 @@ class Sleeper:
     def begin(self, **arguments):
         """A fresh leaf, a job on it, and a worker that falls asleep right before one of its writes to it."""
         self.number += 1
+        self.must_leave = False
         self.device = f"d{self.number}"
         self.leaf = images.create(self.place.path / f"{self.device}.qcow2", SIZE, "mid.qcow2")
         self.system.attach(self.leaf, device=self.device)
         self.worker = self.system.start_worker(environment={
             "LD_PRELOAD": LIBRARY, "SLUICE_KILL_UNDER": self.leaf,
-            "SLUICE_STOP_BEFORE": self.place.random.randrange(1, 9)})
+            "SLUICE_STOP_BEFORE": self.number})  # the first is certainly a write of data, the fifth may be a flush
         self.system.workers.remove(self.worker)
         self.name = f"worker-{self.system.worker_count}"
         wait_until(self.is_known, "the worker's welcome")
         self.system.stream(self.device, **arguments)
         wait_until(self.is_asleep, "the worker to fall asleep", 20)
         self.asleep_at = _written(self.worker)
+
+    def get_help(self):
         self.system.start_worker()
 
     def is_known(self):
@@ -80,6 +83,8 @@ class Sleeper:
         self.worker.signal(signal.SIGCONT)
         wait_until(lambda: (self.name, 0) in [(one["name"], one["busy"]) for one in self.system.client.call("query-workers")],
                    "the worker's return and the end of its orders", 20)
+        # a broker that has let the device go has no orders to count there; then the worker lets the leaf go
+        wait_until(lambda: not self.must_leave or "left the leaf" in self.worker.err_text(), "the worker to leave", 20)
         self.late += _written(self.worker) - self.asleep_at
 
     def check_end(self, job=None):
@@ -93,6 +98,7 @@ class Sleeper:
 
     def detach(self):
         wait_until(lambda: self.system.try_detach(self.device), "detaching", 30.0)
+        self.must_leave = True
 
     def end(self):
         """Detached and attached again, so that all that leaked is given back; nothing may be wrong or lost then."""
@@ -126,6 +132,7 @@ def _rounds(place, one_round):
 def it_wakes_after_the_job_has_ended(place):
     def one_round(sleeper):
         sleeper.begin()
+        sleeper.get_help()
         sleeper.check_end()
         sleeper.check_leaf()
         sleeper.wake()
@@ -136,6 +143,7 @@ def it_wakes_after_the_job_has_ended(place):
 def it_wakes_while_others_go_on_with_the_job(place):
     def one_round(sleeper):
         sleeper.begin(speed=SLOWLY)
+        sleeper.get_help()
         sleeper.wait_lost()
         check(not sleeper.system.terminal_events(sleeper.device), "the job ended too early")
         sleeper.wake()
@@ -148,6 +156,7 @@ def it_wakes_while_others_go_on_with_the_job(place):
 def it_wakes_after_imaged_was_killed_and_started_again(place):
     def one_round(sleeper):
         sleeper.begin()
+        sleeper.get_help()
         sleeper.system.imaged.kill()
         sleeper.system.start_imaged()
         sleeper.check_end()
@@ -160,6 +169,7 @@ def it_wakes_after_imaged_was_killed_and_started_again(place):
 def it_wakes_while_the_next_imaged_works(place):
     def one_round(sleeper):
         sleeper.begin(speed=SLOWLY)
+        sleeper.get_help()
         sleeper.system.imaged.kill()
         sleeper.system.start_imaged()
         wait_until(lambda: sleeper.system.client.call("query-devices", device=sleeper.device)[0]["online"], "the device", 20)
@@ -175,6 +185,7 @@ def it_wakes_after_everybody_else_was_killed(place):
     def one_round(sleeper):
         system = sleeper.system
         sleeper.begin()
+        sleeper.get_help()
         for process in (system.broker, system.imaged, *system.workers):
             process.kill()
         system.workers.clear()
@@ -194,6 +205,7 @@ def it_wakes_while_another_job_runs_on_the_leaf(place):
     def one_round(sleeper):
         system = sleeper.system
         sleeper.begin(base="base.raw")
+        sleeper.get_help()
         sleeper.check_end()
         system.stream(sleeper.device, job_id=f"next-{sleeper.device}", speed=SLOWLY)
         wait_until(lambda: system.job(f"next-{sleeper.device}")["position"] > 8 * MIB, "some progress", 20)
@@ -209,10 +221,58 @@ def it_wakes_after_the_leaf_was_closed_and_opened_again(place):
     def one_round(sleeper):
         system = sleeper.system
         sleeper.begin(base="base.raw")
+        sleeper.get_help()
         sleeper.check_end()
         sleeper.detach()
         sleeper.check_leaf()
         system.attach(sleeper.leaf, device=sleeper.device)
+        system.stream(sleeper.device, job_id=f"next-{sleeper.device}")
+        sleeper.check_end(f"next-{sleeper.device}")
+        sleeper.wake()
+        sleeper.end()
+    _rounds(place, one_round)
+
+
+def _next_job_in_its_place(place, meanwhile):
+    """Its job is cancelled, so that what it was given lies at the end of the file, where a next job would get its space; that one
+    copies more, so that its bytes lie elsewhere: whatever of them is overwritten late is seen."""
+    def one_round(sleeper):
+        system = sleeper.system
+        sleeper.begin(base="base.raw")
+        meanwhile(sleeper)
+        system.client.call("block_job_cancel", device=sleeper.device)
+        check_equal(system.wait_end(sleeper.device)["event"], "BLOCK_JOB_CANCELLED", "end")
+        sleeper.get_help()
+        system.stream(sleeper.device, job_id=f"next-{sleeper.device}")
+        sleeper.check_end(f"next-{sleeper.device}")
+        sleeper.check_leaf()
+        sleeper.wake()
+        sleeper.end()
+    _rounds(place, one_round)
+
+
+def it_wakes_after_its_job_was_cancelled_and_the_next_has_ended(place):
+    _next_job_in_its_place(place, lambda sleeper: None)
+
+
+def it_wakes_after_a_cancel_and_the_next_job_of_another_imaged(place):
+    def meanwhile(sleeper):
+        sleeper.system.imaged.kill()
+        sleeper.system.start_imaged()
+        # the cancel shall find the job open there, so that it is that imaged that gives back what it can
+        wait_until(lambda: f"job={sleeper.device} opened" in sleeper.system.imaged.err_text(), "the job at the next imaged", 20)
+    _next_job_in_its_place(place, meanwhile)
+
+
+def it_wakes_after_a_cancel_a_detach_and_the_next_job(place):
+    def one_round(sleeper):
+        system = sleeper.system
+        sleeper.begin(base="base.raw")
+        system.client.call("block_job_cancel", device=sleeper.device)
+        check_equal(system.wait_end(sleeper.device)["event"], "BLOCK_JOB_CANCELLED", "end")
+        sleeper.detach()
+        system.attach(sleeper.leaf, device=sleeper.device)
+        sleeper.get_help()
         system.stream(sleeper.device, job_id=f"next-{sleeper.device}")
         sleeper.check_end(f"next-{sleeper.device}")
         sleeper.wake()
@@ -231,6 +291,7 @@ def _qemu_io(leaf):
 def _until_gone(place, go):
     sleeper = Sleeper(place)
     sleeper.begin()
+    sleeper.get_help()
     sleeper.check_end()
     sleeper.detach()
     check(not _qemu_io(sleeper.leaf), "QEMU wrote to a leaf that a worker may still write to")
