@@ -32,8 +32,9 @@ command_run command_query_block_jobs, command_query_devices, command_query_worke
 command_run command_query_stream_plan, command_query_allocation;
 
 void query_planned(struct core *core, struct query *query, const struct msg_planned *planned);
-void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
-	struct guest_range asked, const struct msg_allocation_page *page);
+/* -1 and err: imaged is not to be believed; the query is answered all the same. */
+int MUST_CHECK query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
+	struct guest_range asked, const struct msg_allocation_page *page, struct err *err);
 void query_refused(struct core *core, struct query *query, const struct msg_image_error *error);
 void query_lost(struct core *core, struct query *query, const char *imaged);
 

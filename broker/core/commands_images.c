@@ -177,11 +177,30 @@ static void add_run(struct query *query, const struct allocation_run *run)
 	query->runs[query->runs_count++] = *run;
 }
 
-void query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
-	struct guest_range asked, const struct msg_allocation_page *page)
+static int check_page(
+	struct guest_range asked, const struct msg_allocation_page *page, struct err *err)
+{
+	uint64_t at = asked.offset, end = asked.offset + asked.length;
+
+	for (size_t i = 0; i < page->runs_count; i++) {
+		const struct allocation_run *run = &page->runs[i];
+
+		if (run->offset < at || run->offset >= end || run->length > end - run->offset)
+			return err_set(err, "a run of an allocation is not where it was asked for");
+		at = run->offset + run->length;
+	}
+	return 0;
+}
+
+int query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,
+	struct guest_range asked, const struct msg_allocation_page *page, struct err *err)
 {
 	struct asker asker = asker_of(&query->waiter);
 
+	if (check_page(asked, page, err) < 0) {
+		query_lost(core, query, imaged->name);
+		return -1;
+	}
 	for (size_t i = 0; i < page->runs_count; i++)
 		add_run(query, &page->runs[i]);
 	if (query->runs_count > RUNS_MAX) {
@@ -195,6 +214,7 @@ void query_allocation_page(struct core *core, struct query *query, struct imaged
 		reply_runs(core, asker, query->runs, query->runs_count);
 		query_free(core, query);
 	}
+	return 0;
 }
 
 /* ---- no answer */

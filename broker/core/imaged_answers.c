@@ -184,14 +184,14 @@ static int answer_lease(struct core *core, const struct request *asked,
 	return 0;
 }
 
-static void answer_query(
-	struct core *core, const struct request *asked, const struct imaged_to_broker *message)
+static int answer_query(struct core *core, const struct request *asked,
+	const struct imaged_to_broker *message, struct err *err)
 {
-	if (message->type == IMAGED_TO_BROKER_PLANNED)
-		query_planned(core, asked->query, &message->planned);
-	else if (message->type == IMAGED_TO_BROKER_ALLOCATION_PAGE)
-		query_allocation_page(
-			core, asked->query, asked->imaged, asked->range, &message->allocation_page);
+	if (message->type == IMAGED_TO_BROKER_ALLOCATION_PAGE)
+		return query_allocation_page(core, asked->query, asked->imaged, asked->range,
+			&message->allocation_page, err);
+	query_planned(core, asked->query, &message->planned);
+	return 0;
 }
 
 static int answered(struct core *core, struct imaged *imaged, enum request_kind kind,
@@ -214,10 +214,10 @@ static int answered(struct core *core, struct imaged *imaged, enum request_kind 
 		return answer_join(core, &asked, message, err);
 	if (asked.lease != NULL)
 		return answer_lease(core, &asked, message, err);
+	if (asked.query != NULL)
+		return answer_query(core, &asked, message, err);
 	if (asked.device != NULL)
 		answer_device(core, &asked, message);
-	else if (asked.query != NULL)
-		answer_query(core, &asked, message);
 	else
 		answered_in_vain(core, imaged, message);
 	return 0;

@@ -159,13 +159,23 @@ static void accept(struct core *core, struct job *job)
 		reply_empty(core, asker);
 }
 
+/* Another size than before is an image that somebody changed meanwhile: what was counted cannot be more than it is. */
+static void set_size(struct job *job, const struct msg_job_opened *opened)
+{
+	job->record.size = opened->size;
+	job->record.cluster_size = opened->cluster_size;
+	if (job->progress.position > opened->size)
+		job->progress.position = opened->size;
+	if (job->progress.scanned > opened->size)
+		job->progress.scanned = opened->size;
+}
+
 void job_opened(struct core *core, struct job *job, const struct msg_job_opened *opened)
 {
 	text_replace(&job->record.backing_name, opened->backing_name);
 	text_replace(&job->record.backing_format, opened->backing_format);
 	text_replace(&job->record.base_found, opened->base);
-	job->record.size = opened->size;
-	job->record.cluster_size = opened->cluster_size;
+	set_size(job, opened);
 	if (!job->is_accepted)
 		accept(core, job);
 	job->is_open = true;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "broker/core/job.h"
+#include "broker/core/joins.h"
 #include "broker/core/leases.h"
 #include "broker/core/scheduler.h"
 #include "common/check.h"
@@ -123,7 +124,13 @@ void lease_failed(struct core *core, struct worker *worker, const struct msg_cop
 void lease_stopped(struct core *core, struct worker *worker, const struct msg_copy_stopped *stopped)
 {
 	struct lease *lease = lease_of_report(core, worker, stopped->lease);
+	struct join *join;
 
-	if (lease != NULL && lease->state != LEASE_COPIED)
-		close_stopped(core, lease);
+	if (lease == NULL || lease->state == LEASE_COPIED)
+		return;
+	/* Nobody told it to: perhaps it does not have that leaf open any more.  Both begin anew. */
+	join = lease->state == LEASE_COPYING && !worker->says_goodbye ? lease->join : NULL;
+	close_stopped(core, lease);
+	if (join != NULL)
+		join_leave(core, join);
 }

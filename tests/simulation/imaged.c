@@ -502,8 +502,9 @@ static void reserve(
 
 	if (open == NULL)
 		return;
-	if (end > open->image->clusters || asked->length == 0)
-		wrong(world, "the core reserves beyond the device");
+	if (end > open->image->clusters || asked->length == 0 ||
+		(asked->offset | asked->length) % CLUSTER != 0)
+		wrong(world, "the core reserves what is no part of the device");
 	if (join == NULL || !join->is_confirmed || join->has_ended || join->image != open->image ||
 		lease == NULL) {
 		refuse(world, imaged, asked->request, "that join is not open");
@@ -546,6 +547,8 @@ static void zero(struct world *world, struct model_imaged *imaged, const struct 
 
 	if (open == NULL)
 		return;
+	if ((asked->offset + asked->length) / CLUSTER > open->image->clusters)
+		wrong(world, "the core makes zeroes beyond the device");
 	for (unsigned i = 0; i < asked->length / CLUSTER; i++) {
 		unsigned cluster = (unsigned)(asked->offset / CLUSTER) + i;
 

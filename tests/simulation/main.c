@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* simulation [--seed N] [--histories N] [--verbose]
+/* simulation [--seed N] [--histories N] [--liars] [--verbose]
  *
  * Plays histories of the broker's core, each from its seed.  One in which something does not hold is told with its seed and
  * played again with every message shown. */
@@ -93,6 +93,8 @@ void wrong(struct world *world, const char *format, ...)
 {
 	va_list arguments;
 
+	if (world->has_liars)
+		longjmp(went_wrong, 2); /* of course; the history ends here */
 	printf("seed %llu, step %llu: ", (unsigned long long)world->seed,
 		(unsigned long long)world->steps);
 	va_start(arguments, format);
@@ -192,11 +194,14 @@ static void turn(struct world *world, void *about, uint64_t number)
 
 /* ---- a history */
 
-static void begin(struct world *world, uint64_t seed, bool is_verbose)
+static void begin(struct world *world, uint64_t seed, bool has_liars, bool is_verbose)
 {
-	*world = (struct world){.seed = seed, .dice = {seed}, .is_verbose = is_verbose};
+	*world = (struct world){
+		.seed = seed, .dice = {seed}, .has_liars = has_liars, .is_verbose = is_verbose};
 	world->now_ms = 1000;
 	world->faults = draw_faults(&world->dice);
+	if (has_liars)
+		world->faults.lies = 1 + (unsigned)dice_below(&world->dice, 100);
 	world->images_count = 1 + (unsigned)dice_below(&world->dice, IMAGES);
 	world->workers_count = 1 + (unsigned)dice_below(&world->dice, WORKERS);
 	world->imageds_count = 1 + (unsigned)dice_below(&world->dice, IMAGEDS);
@@ -273,34 +278,37 @@ static void play(struct world *world)
 
 static void end(struct world *world)
 {
+	for (size_t i = 0; i < world->occasions_count; i++)
+		network_forget(&world->occasions[i]);
 	broker_free(world->broker);
 	watch_free(world->watch);
 	free(world->occasions);
 }
 
 /* false: something did not hold. */
-static bool play_history(uint64_t seed, bool is_verbose, struct tally *tally)
+static bool play_history(uint64_t seed, bool has_liars, bool is_verbose, struct tally *tally)
 {
 	struct world *world = calloc(1, sizeof(*world));
-	bool is_right = setjmp(went_wrong) == 0;
+	int result = setjmp(went_wrong);
 
 	seed_being_played = seed;
 	alarm(HISTORY_SECONDS_MAX);
-	if (is_right) {
-		begin(world, seed, is_verbose);
+	if (result == 0) {
+		begin(world, seed, has_liars, is_verbose);
 		play(world);
-		tally->steps += world->steps;
-		watch_count(world, tally);
-		end(world);
-		free(world);
 	}
-	/* What went wrong is left as it is: its memory is the least of its troubles. */
-	return is_right;
+	if (result == 1)
+		return false; /* what went wrong is left as it is */
+	tally->steps += world->steps;
+	watch_count(world, tally);
+	end(world);
+	free(world);
+	return true;
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: simulation [--seed N] [--histories N] [--verbose]\n");
+	fprintf(stderr, "usage: simulation [--seed N] [--histories N] [--liars] [--verbose]\n");
 	return 2;
 }
 
@@ -308,12 +316,14 @@ int main(int argc, char **argv)
 {
 	uint64_t seed = 0, histories = 0, failures = 0;
 	struct tally tally = {0};
-	bool is_verbose = false;
+	bool is_verbose = false, has_liars = false;
 	clock_t begin_clock = clock();
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--verbose") == 0)
 			is_verbose = true;
+		else if (strcmp(argv[i], "--liars") == 0)
+			has_liars = true;
 		else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
 			seed = strtoull(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--histories") == 0 && i + 1 < argc)
@@ -329,7 +339,7 @@ int main(int argc, char **argv)
 	signal(SIGABRT, dies);
 	signal(SIGSEGV, dies);
 	for (uint64_t i = 0; i < histories && failures < 5; i++)
-		if (!play_history(seed + i, is_verbose, &tally)) {
+		if (!play_history(seed + i, has_liars, is_verbose, &tally)) {
 			failures++;
 			printf("  again: simulation --seed %llu --verbose\n",
 				(unsigned long long)(seed + i));

@@ -86,7 +86,7 @@ static void arrives_at_broker(struct world *world, void *about, uint64_t number)
 	free(parcel);
 }
 
-void process_send(struct world *world, struct process *process, const struct wire_buffer *message)
+void process_send(struct world *world, struct process *process, struct wire_buffer *message)
 {
 	bool is_worker = process->kind == PROCESS_WORKER;
 
@@ -98,6 +98,8 @@ void process_send(struct world *world, struct process *process, const struct wir
 	}
 	if (is_worker && is_chance(world, world->faults.lost))
 		return;
+	if (is_chance(world, world->faults.lies))
+		lie(world, process, message);
 	for (unsigned copies = 1 + is_chance(world, world->faults.doubled); copies > 0; copies--)
 		at(world, in_order(world, &process->last_sent_ms), arrives_at_broker,
 			pack(process, message->bytes, message->length), 0);
@@ -232,4 +234,11 @@ static void beats(struct world *world, void *about, uint64_t number)
 void process_beat(struct world *world, struct process *process)
 {
 	at(world, BEAT_MS, beats, process, process->incarnation);
+}
+
+/* At the end of a history: what is still on its way. */
+void network_forget(const struct occasion *occasion)
+{
+	if (occasion->happens == arrives_at_broker || occasion->happens == arrives_at_process)
+		free(occasion->about);
 }

@@ -205,6 +205,14 @@ static void leave(struct world *world, struct model_worker *worker, uint64_t id)
 	tell(world, worker, &message);
 }
 
+static unsigned host_of(struct world *world, const struct image *image,
+	const struct destination_extent *destination)
+{
+	if (destination->offset / CLUSTER >= image->hosts)
+		wrong(world, "an order is beyond the file");
+	return (unsigned)(destination->offset / CLUSTER);
+}
+
 static void order(
 	struct world *world, struct model_worker *worker, const struct msg_copy_order *asked)
 {
@@ -224,11 +232,14 @@ static void order(
 		ends_with(world, worker, work, WORKER_TO_BROKER_COPY_STOPPED);
 		return;
 	}
+	if (held->image == NULL || asked->destinations_count > CLUSTERS_MAX ||
+		asked->offset / CLUSTER + asked->destinations_count > held->image->clusters)
+		wrong(world, "an order is beyond the image");
 	work->image = held->image;
 	work->first = (unsigned)(asked->offset / CLUSTER);
 	work->clusters = (unsigned)asked->destinations_count;
 	for (unsigned i = 0; i < work->clusters; i++)
-		work->host[i] = (unsigned)(asked->destinations[i].offset / CLUSTER);
+		work->host[i] = host_of(world, work->image, &asked->destinations[i]);
 }
 
 static void stop(struct world *world, struct model_worker *worker, uint64_t lease)

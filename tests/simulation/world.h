@@ -189,6 +189,7 @@ struct faults {
 	unsigned worker_kill, worker_sleep, imaged_kill, broker_kill; /* per 1000 turns */
 	unsigned copy_fails, join_fails, device_fails, no_space;
 	unsigned imaged_says_no;
+	unsigned lies;
 };
 
 struct watch;
@@ -202,8 +203,8 @@ struct world {
 	size_t occasions_count, occasions_capacity;
 	uint64_t steps;
 	bool is_verbose;
-	bool is_calm; /* no more faults */
-	bool is_over;
+	bool is_calm;	/* no more faults */
+	bool has_liars; /* peers say what is not so: only the broker's life counts */
 	struct faults faults;
 
 	struct image images[IMAGES];
@@ -225,14 +226,18 @@ void wrong(struct world *world, const char *format, ...) PRINTF_LIKE(2, 3) NORET
 
 /* ---- the network (network.c) */
 
-void process_send(struct world *world, struct process *process, const struct wire_buffer *message);
+void process_send(struct world *world, struct process *process, struct wire_buffer *message);
 /* From the broker.  false: nobody is there. */
 bool network_to_peer(struct world *world, uint64_t peer, const void *bytes, size_t length);
 void network_cut(struct world *world, struct process *process);
 void network_cut_all(struct world *world);
+void network_forget(const struct occasion *occasion);
 struct process *process_of_peer(struct world *world, uint64_t peer);
 /* Every second: heartbeat or hello; and whether the broker is still heard. */
 void process_beat(struct world *world, struct process *process);
+
+/* Changes something in a message (lies.c). */
+void lie(struct world *world, const struct process *process, struct wire_buffer *message);
 
 /* ---- worker.c, imaged.c */
 
