@@ -108,6 +108,8 @@ void device_advance(struct core *core, struct device *device)
 	if (!imaged_is_here(device->imaged)) {
 		if (device->is_detaching)
 			device_request_lost(core, device, REQUEST_DETACH);
+		else if (device->is_accepted && !list_is_empty(&device->waiters))
+			device_request_lost(core, device, REQUEST_ATTACH); /* not asked yet */
 		advance_away(core, device);
 	} else if (device->is_detaching) {
 		advance_detach(core, device);

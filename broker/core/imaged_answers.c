@@ -139,8 +139,11 @@ static int answer_job(struct core *core, const struct request *asked,
 
 		if (!opened->nothing_to_do &&
 			(opened->cluster_size < 512 ||
-				(opened->cluster_size & (opened->cluster_size - 1)) != 0))
+				(opened->cluster_size & (opened->cluster_size - 1)) != 0)) {
+			if (!job->is_accepted)
+				job_reject(core, job, NULL);
 			return err_set(err, "a job has a cluster size that is none");
+		}
 		job_opened(core, job, opened);
 	} else if (message->type == IMAGED_TO_BROKER_MAP_PAGE) {
 		return job_mapped(core, job, &message->map_page, err);

@@ -4,6 +4,7 @@ events, and what is left of a job when somebody goes away."""
 
 import pathlib
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
@@ -158,6 +159,50 @@ def a_cancel_ends_the_job_and_closes_it_at_the_imaged(place):
     check_equal(client.call("query-block-jobs"), [], "jobs")
     check_equal(imaged.jobs, {}, "jobs open at the imaged")
     check_equal(client.fails("block_job_cancel", device="vda").error_class, "DeviceNotActive", "class")
+
+
+class Senseless(FakeImaged):
+    """Opens jobs of clusters that cannot be."""
+
+    def on_open_job(self, message):
+        self.answer(message, "job_opened", size=self.size, cluster_size=1000, nothing_to_do=False,
+                    backing_name="", backing_format="")
+
+
+def a_job_that_imaged_opens_senselessly_is_refused_and_leaves_the_device_free(place):
+    place.start("sluice-broker")
+    client = Client(place)
+    Senseless(place, size=MIB).begin()
+    attach(client)
+
+    check_equal(client.fails("block_stream", device="vda").error_class, "DeviceOffline", "class")
+    check(wait_until(lambda: "job" not in client.call("query-devices")[0], "no job"), "a job stands on the device")
+    wait_until(lambda: client.call("query-devices")[0]["online"], "the device to be back")
+    check_equal(client.fails("block_stream", device="vda").error_class, "DeviceOffline", "class the second time")
+
+
+class NeverCloses(FakeImaged):
+    def on_close_job(self, message):
+        self.asked = message
+
+    asked = None
+
+
+def an_attach_that_waits_is_answered_when_its_imaged_goes_away(place):
+    place.start("sluice-broker", "--peer-timeout", "1")
+    client = Client(place)
+    imaged = NeverCloses(place, size=MIB).begin()
+    attach(client)
+    client.call("block_stream", device="vda")
+    imaged.tell("device_failed", device="vda", errno="EIO", msg="a flush failed")
+    wait_until(lambda: imaged.asked, "the question to close the job")
+    waiting = threading.Timer(0.5, imaged.stop)
+    waiting.start()
+
+    answer = client.ask("device-attach", device="vda", file="/images/leaf.qcow2", imaged="alpha")
+
+    waiting.join()
+    check_equal(answer.get("error", {}).get("class"), "DeviceOffline", f"class in {answer}")
 
 
 class SlowToFinish(FakeImaged):
