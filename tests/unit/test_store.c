@@ -333,6 +333,7 @@ END_TEST
 /* Commits numbered batches for ever, and says each number once it is durable. */
 static void write_until_killed(int pipe_fd, unsigned first)
 {
+	is_child = true;
 	struct store *store = open_store();
 
 	for (unsigned number = first;; number++) {
