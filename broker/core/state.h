@@ -34,6 +34,7 @@
 #define WAITING_REQUESTS_MAX 10000
 #define JOINS_OF_WORKER_MAX  1024
 #define TOKENS_MAX	     100000
+#define INCARNATIONS_BEFORE  8
 
 #define NAME_SIZE 65 /* bytes of a name with its NUL */
 
@@ -66,6 +67,7 @@ struct worker {
 	char name[NAME_SIZE];
 	char host[NAME_SIZE];
 	uint64_t incarnation;
+	uint64_t before[INCARNATIONS_BEFORE]; /* whom it took the name from, the latest first */
 	uint64_t slots;
 	struct peer peer;
 	struct realm *realm;

@@ -135,17 +135,36 @@ static void compare_joins(
 
 /* ---- the hello */
 
+/* The one before is told to end, and may not come back while the new one lives: else they would take the name from each
+ * other for ever. */
+static struct worker *take_name(struct core *core, struct worker *worker, uint64_t peer,
+	const struct msg_worker_hello *hello)
+{
+	static const char reason[] = "a new incarnation took its name";
+	uint64_t before[INCARNATIONS_BEFORE] = {worker->incarnation};
+
+	if (is_listed(worker->before, INCARNATIONS_BEFORE, hello->incarnation)) {
+		refuse(core, peer, reason);
+		return NULL;
+	}
+	memcpy(before + 1, worker->before, sizeof(before) - sizeof(before[0]));
+	if (worker->peer.number == peer)
+		peer_hand_over(core, &worker->peer);
+	else
+		refuse(core, worker->peer.number, reason);
+	worker_lose(core, worker, reason);
+	worker = worker_new(core, hello);
+	memcpy(worker->before, before, sizeof(before));
+	return worker;
+}
+
 static struct worker *find_or_admit(
 	struct core *core, uint64_t peer, const struct msg_worker_hello *hello)
 {
 	struct worker *worker = worker_find(core, hello->name);
 
-	if (worker != NULL && worker->incarnation != hello->incarnation) {
-		if (worker->peer.number == peer)
-			peer_hand_over(core, &worker->peer);
-		worker_lose(core, worker, "a new incarnation took its name");
-		worker = NULL;
-	}
+	if (worker != NULL && worker->incarnation != hello->incarnation)
+		return take_name(core, worker, peer, hello);
 	if (worker != NULL)
 		return worker;
 	if (core->workers.count >= WORKERS_MAX) {

@@ -342,6 +342,22 @@ def a_worker_that_says_rubbish_is_lost_and_may_say_hello_again(place):
     wait_for_end(client)
 
 
+def a_worker_whose_name_was_taken_ends_and_does_not_take_it_back(place):
+    _, client, _ = begin(place, workers=0)
+    old = place.start("sluice-worker", "--root", "/tmp", "--name", "twin")
+    wait_until(lambda: client.call("query-workers"), "the worker")
+    sleeper = FakeWorker(place, "twin", incarnation=1).begin()
+    check_equal(old.wait(), 1, "exit status of the one before")
+
+    place.start("sluice-worker", "--root", "/tmp", "--name", "twin")
+    names = lambda: [event["event"] for event in client.all_events() if event["event"].startswith("WORKER_")]
+    wait_until(lambda: len(names()) == 5, "the third twin")
+    sleeper.tell("worker_heartbeat")  # it hears that it is unknown, and says hello again
+    wait_until(lambda: [message["type"] for message in sleeper.log].count("worker_refused") >= 2, "its refusal")
+
+    check_equal(names(), ["WORKER_JOINED", "WORKER_LOST", "WORKER_JOINED", "WORKER_LOST", "WORKER_JOINED"], "events")
+
+
 def a_restart_without_the_imaged_stalls_and_goes_on_when_it_is_back(place):
     broker, client, imaged = begin(place, workers=0)
     client.call("block_stream", device="vda")
