@@ -162,6 +162,9 @@ static void detach(struct core *core, const struct call *call, struct device *de
 	if (device->job != NULL) {
 		reply_device_in_use(
 			core, call->asker, device->record.device, NULL, "a job is active on it");
+	} else if (!device->is_detaching && !list_is_empty(&device->waiters)) {
+		reply_device_in_use(
+			core, call->asker, device->record.device, NULL, "it is being attached");
 	} else if (imaged_is_here(device->imaged)) {
 		if (!may_wait(core, call->asker))
 			return;

@@ -205,6 +205,26 @@ def an_attach_that_waits_is_answered_when_its_imaged_goes_away(place):
     check_equal(answer.get("error", {}).get("class"), "DeviceOffline", f"class in {answer}")
 
 
+class SlowToAttach(FakeImaged):
+    asked = None
+
+    def on_attach(self, message):
+        self.asked = message
+
+
+def a_detach_does_not_take_the_reply_of_an_attach_that_waits(place):
+    _, client, imaged = begin(place, workers=0)
+    imaged.stop()
+    slow = SlowToAttach(place, size=8 * MIB, incarnation=6).begin()
+    wait_until(lambda: slow.asked, "the question to attach")
+
+    attaching = client.send("device-attach", device="vda", file="/images/leaf.qcow2", imaged="alpha")
+    check_equal(client.fails("device-detach", device="vda").error_class, "DeviceInUse", "class")
+    FakeImaged.on_attach(slow, slow.asked)
+
+    check_equal(client.reply(attaching)["return"].get("device"), "vda", "device in the attach's reply")
+
+
 class SlowToFinish(FakeImaged):
     """Keeps the question whether a job may finish to itself."""
 
