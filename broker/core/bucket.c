@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Token bucket with debt.  It holds at most 50 ms worth, so that a pause does not end in a burst that the average over
- * a few seconds would show. */
+/* Token bucket with debt.  It holds at most 50 ms worth, so that a pause does not end in a burst
+ * that the average over a few seconds would show. */
 #include "broker/core/bucket.h"
 
 #include "broker/core/wide.h"

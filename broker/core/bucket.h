@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A limit on bytes per second: a bucket that fills with time and is emptied by what is handed out.
+/* A limit on bytes per second: a bucket that fills with time and is emptied by what is handed
+ * out.
  *
- * A range may be taken as soon as the bucket holds anything; what it lacks then becomes a debt that time pays.  So the
- * average is exact whatever the size of the ranges, and the first range never waits.  What turns out not to have been
- * copied (zeroes, what the guest wrote first) is given back. */
+ * A range may be taken as soon as the bucket holds anything; what it lacks then becomes a debt
+ * that time pays.  So the average is exact whatever the size of the ranges, and the first range
+ * never waits.  What turns out not to have been copied (zeroes, what the guest wrote first) is
+ * given back. */
 #ifndef SLUICE_BROKER_CORE_BUCKET_H
 #define SLUICE_BROKER_CORE_BUCKET_H
 

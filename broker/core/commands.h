@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The public commands: bytes of anybody come in, one reply goes out, at once or when an imaged has answered. */
+/* The public commands: bytes of anybody come in, one reply goes out, at once or when an imaged
+ * has answered. */
 #ifndef SLUICE_BROKER_CORE_COMMANDS_H
 #define SLUICE_BROKER_CORE_COMMANDS_H
 

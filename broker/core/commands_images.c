@@ -205,7 +205,7 @@ int query_allocation_page(struct core *core, struct query *query, struct imaged 
 		add_run(query, &page->runs[i]);
 	if (query->runs_count > RUNS_MAX) {
 		reply_bad_argument(core, asker, "length",
-			"the answer has more than %d runs: give 'offset' and 'length' and ask for a part",
+			"the answer has more than %d runs: ask for a part with 'offset' and 'length'",
 			RUNS_MAX);
 		query_free(core, query);
 	} else if (page->end > asked.offset && page->end < query->end) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The frame of a step: from an input to the effects that follow from it.
  *
- *     input -> whom it is about -> who was touched, one after the other, until nobody is -> what changed, into the store
- */
+ *     input -> whom it is about -> who was touched, until nobody is -> what changed, into the store
+ * / */
 #include "broker/core/core.h"
 
 #include <stdio.h>

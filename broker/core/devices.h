@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices: images under a name, held by an imaged.  One that was attached is in the store until it is detached; while its imaged
- * is here, it is kept attached there, by asking again and again if need be. */
+/* Devices: images under a name, held by an imaged.  One that was attached is in the store until
+ * it is detached; while its imaged is here, it is kept attached there, by asking again and again
+ * if need be. */
 #ifndef SLUICE_BROKER_CORE_DEVICES_H
 #define SLUICE_BROKER_CORE_DEVICES_H
 

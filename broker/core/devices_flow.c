@@ -10,7 +10,7 @@
 #include "broker/core/requests.h"
 #include "broker/core/roster.h"
 
-#define LINGER_MS      2000 /* workers stay joined so long without work, in case the next job comes */
+#define LINGER_MS      2000 /* workers stay joined so long without work */
 #define LEAVING_MS     2000 /* a detach waits so long for workers to let go */
 #define JOINS_RETRY_MS 5000 /* workers that had too many joins may have room again */
 

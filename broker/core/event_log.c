@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Numbers, stores, publishes and prunes events.
  *
- * Invariant: the events first..last are in the store, and the settings record that is stored in the same step says `last`
- * and `last_by_event`; so after a crash the numbers go on without a gap and without a number used twice. */
+ * Invariant: the events first..last are in the store, and the settings record that is stored in
+ * the same step says `last` and `last_by_event`; so after a crash the numbers go on without a
+ * gap and without a number used twice. */
 #include "broker/core/event_log.h"
 
 #include <stdio.h>
@@ -107,7 +108,8 @@ void event_publish(
 	event_envelope_encode(&envelope, &packed);
 	if (event_is_durable(event))
 		store_event(core, event, device, envelope.seq, wire_buffer_bytes(&packed));
-	/* One that is not durable waits in the same line: it must not overtake what happened before it. */
+	/* One that is not durable waits in the same line: it must not overtake what happened
+	 * before it. */
 	effect = effects_add(core->effects, EFFECT_PUBLISH, true);
 	snprintf(effect->topic, sizeof(effect->topic), "%s/%s/", event_name_string(event),
 		device ? device : "");

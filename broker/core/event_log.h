@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Durable events: numbered without a gap for the life of the store, stored before they are published, pruned from the
- * oldest end.  And those that are not durable, which have no number. */
+/* Durable events: numbered without a gap for the life of the store, stored before they are
+ * published, pruned from the oldest end.  And those that are not durable, which have no number. */
 #ifndef SLUICE_BROKER_CORE_EVENT_LOG_H
 #define SLUICE_BROKER_CORE_EVENT_LOG_H
 
@@ -26,7 +26,8 @@ size_t event_log_counts(const struct core *core, struct wire_count *counts);
 /* Forgets what is over the limit, at most `most` events. */
 void event_log_prune(struct core *core, size_t most);
 
-/* Stores (if durable) and publishes.  `data` is the packed map; `device` NULL or the device it is about. */
+/* Stores (if durable) and publishes.  `data` is the packed map; `device` NULL or the device it
+ * is about. */
 void event_publish(
 	struct core *core, enum event_name event, const char *device, struct wire_bytes data);
 

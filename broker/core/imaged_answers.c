@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What comes from imageds, to whom it is for.  An answer finds its question by its number; one that fits no question is late
- * and means nothing, but for what it says imaged has opened now. */
+/* What comes from imageds, to whom it is for.  An answer finds its question by its number; one
+ * that fits no question is late and means nothing, but for what it says imaged has opened now. */
 #include <string.h>
 
 #include "broker/core/commands.h"

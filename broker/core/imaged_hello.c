@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An imaged's hello: who it is and what it has open.  Everything is compared: devices, jobs, joins, leases; what one
- * side does not know is closed, what both know goes on. */
+/* An imaged's hello: who it is and what it has open.  Everything is compared: devices, jobs,
+ * joins, leases; what one side does not know is closed, what both know goes on. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +42,8 @@ static void welcome(struct core *core, const struct imaged *imaged)
 
 /* ---- one name, two incarnations */
 
-/* The one that has the name is asked whether it lives.  Whoever it is that is dead, the answer comes soon: a broken
- * connection at once, silence after a moment. */
+/* The one that has the name is asked whether it lives.  Whoever it is that is dead, the answer
+ * comes soon: a broken connection at once, silence after a moment. */
 static void challenge(struct core *core, struct imaged *imaged, uint64_t peer, uint64_t incarnation)
 {
 	struct broker_to_imaged message = {.type = BROKER_TO_IMAGED_IMAGED_BROKER_HEARTBEAT};

@@ -16,7 +16,8 @@
 #include "broker/core/roster.h"
 #include "common/check.h"
 
-/* Another incarnation gets the name if the one that has it says nothing for so long after it was asked. */
+/* Another incarnation gets the name if the one that has it says nothing for so long after it was
+ * asked. */
 #define CHALLENGE_MS 1500
 /* Reservations whose answer may still come, or not. */
 #define LOST_REQUESTS_MAX 4096
@@ -99,7 +100,8 @@ static void lose_request(struct core *core, struct request *request)
 	struct device *device = request->device;
 	enum request_kind kind = request->kind;
 
-	/* Of a reservation the answer must be known if it still comes: then its clusters are free, nobody got them. */
+	/* Of a reservation the answer must be known if it still comes: then its clusters are
+	 * free, nobody got them. */
 	if (kind == REQUEST_RESERVE || kind == REQUEST_PREPARE_JOIN) {
 		request->is_lost = true;
 		request->lease = NULL;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The imageds: those that are here, and those whose devices are in the store while they are away. */
+/* The imageds: those that are here, and those whose devices are in the store while they are
+ * away. */
 #ifndef SLUICE_BROKER_CORE_IMAGEDS_H
 #define SLUICE_BROKER_CORE_IMAGEDS_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Open addressing with linear probing; removing moves later entries of the same run back, so there are no tombstones. */
+/* Open addressing with linear probing; removing moves later entries of the same run back, so
+ * there are no tombstones. */
 #include "broker/core/index.h"
 
 #include <stdlib.h>
@@ -46,7 +47,8 @@ static bool is_equal(
 	return name == NULL || strcmp(slot->name, name) == 0;
 }
 
-/* The slot with that key, or the empty one where it would stand; the table must have an empty one. */
+/* The slot with that key, or the empty one where it would stand; the table must have an empty
+ * one. */
 static size_t place_of(const struct index *index, uint64_t hash, uint64_t number, const char *name)
 {
 	size_t place = hash & (index->capacity - 1);

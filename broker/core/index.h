@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Finding an object by its number or by its name: hash tables that hold pointers and own nothing.  Numbers that a peer
- * draws are mixed with a key of the table, so that nobody can choose many that collide. */
+/* Finding an object by its number or by its name: hash tables that hold pointers and own
+ * nothing.  Numbers that a peer draws are mixed with a key of the table, so that nobody can
+ * choose many that collide. */
 #ifndef SLUICE_BROKER_CORE_INDEX_H
 #define SLUICE_BROKER_CORE_INDEX_H
 
@@ -33,7 +34,8 @@ void index_add_name(struct index *index, const char *name, void *object);
 /* Nothing happens where there is none. */
 void index_remove(struct index *index, uint64_t number);
 void index_remove_name(struct index *index, const char *name);
-/* The entries in no order: start with *place 0 until it returns NULL.  Do not add or remove meanwhile. */
+/* The entries in no order: start with *place 0 until it returns NULL.  Do not add or remove
+ * meanwhile. */
 void *index_next(const struct index *index, size_t *place);
 
 #endif

@@ -5,10 +5,11 @@
  *                    |                                   ^
  *                    '---------> aborting ---------------'
  *
- * `paused` has its place in the table beside running.  Within running, a job goes through these, each entered anew after
- * every restart of the broker or of its imaged:
+ * `paused` has its place in the table beside running.  Within running, a job goes through these,
+ * each entered anew after every restart of the broker or of its imaged:
  *
- *     device online? -> opened at imaged? -> map, copy, zero until nothing is left -> finishing (stored) -> finished
+ *     device online? -> opened at imaged? -> map, copy, zero until nothing is left
+ *         -> finishing (stored) -> finished
  *
  * From `finishing` on the header may have been rewritten, and a cancel comes too late. */
 #ifndef SLUICE_BROKER_CORE_JOB_H
@@ -21,7 +22,8 @@
 
 /* ---- job.c: the record and its keeping */
 
-/* One that is not accepted yet, in the tables of devices and ids.  The record's strings are copied. */
+/* One that is not accepted yet, in the tables of devices and ids.  The record's strings are
+ * copied. */
 struct job *job_new(struct core *core, struct device *device, const struct record_job *record);
 /* Without a word to anybody. */
 void job_free(struct core *core, struct job *job);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a job ends: well, by a cancel, or by an error.  Whichever way, its terminal event, its last statuses and the removal of
- * its records are one step, so one transaction. */
+/* How a job ends: well, by a cancel, or by an error.  Whichever way, its terminal event, its
+ * last statuses and the removal of its records are one step, so one transaction. */
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +12,8 @@
 #include "broker/core/requests.h"
 #include "common/check.h"
 
-/* So many moments in a row at which imaged refused something without naming an error of the file. */
+/* So many moments in a row at which imaged refused something without naming an error of the
+ * file. */
 #define REFUSALS_MAX 10
 
 #define FAILED_WORDS "An error occurred during streaming: "

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a job does next: looked at anew after every step that touched it, so that it goes on from wherever it stands, whatever
- * was lost. */
+/* What a job does next: looked at anew after every step that touched it, so that it goes on from
+ * wherever it stands, whatever was lost. */
 #include <stdlib.h>
 
 #include "broker/core/devices.h"
@@ -159,7 +159,8 @@ static void accept(struct core *core, struct job *job)
 		reply_empty(core, asker);
 }
 
-/* Another size than before is an image that somebody changed meanwhile: what was counted cannot be more than it is. */
+/* Another size than before is an image that somebody changed meanwhile: what was counted cannot
+ * be more than it is. */
 static void set_size(struct job *job, const struct msg_job_opened *opened)
 {
 	job->record.size = opened->size;
@@ -308,7 +309,8 @@ static void advance_abort(struct core *core, struct job *job)
 		ask_close(core, job);
 }
 
-/* The device must be attached anew, but the header may be half switched: close the job there without ending it. */
+/* The device must be attached anew, but the header may be half switched: close the job there
+ * without ending it. */
 static void advance_release(struct core *core, struct job *job)
 {
 	if (job->device->has_failed && job->device->imaged->peer.number != 0 && !job->is_released &&

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The work map in the store, page by page: a hint for people who look into the store, never read back as the truth (after a
- * restart imaged tells the map anew).  So it is stored lazily, and lost pages do no harm. */
+/* The work map in the store, page by page: a hint for people who look into the store, never read
+ * back as the truth (after a restart imaged tells the map anew).  So it is stored lazily, and
+ * lost pages do no harm. */
 #include <stdlib.h>
 
 #include "broker/core/job.h"

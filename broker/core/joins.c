@@ -163,7 +163,8 @@ void join_free(struct core *core, struct join *join)
 
 static void begin(struct core *core, struct device *device, struct worker *worker)
 {
-	/* A worker at its limit works for the devices that it has; it is asked again when the device is looked at. */
+	/* A worker at its limit works for the devices that it has; it is asked again when the
+	 * device is looked at. */
 	if (!worker->says_goodbye && worker->joins_count < JOINS_OF_WORKER_MAX)
 		prepare(core, join_new(device, worker, JOIN_PREPARING));
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A join: one worker that holds one device's leaf open and locked, by imaged's leave.
  *
- *     PREPARING --prepared--> JOINING --joined--> CONFIRMING --confirmed--> USABLE --> LEAVING --left--> gone
- *         |                      |                    |
- *         '----------------------'--------------------'--refused--> REFUSED, tried again later
+ *     PREPARING -prepared-> JOINING -joined-> CONFIRMING -confirmed-> USABLE -> LEAVING -left-> gone
+ *         |                    |                  |
+ *         '--------------------'------------------'--refused--> REFUSED, tried again later
  *
- * A device that has a job with work for workers wants each worker of its realm; two seconds after it has none, they leave.
- * UNMATCHED is a join that an imaged named after a restart of the broker and whose worker has not come yet. */
+ * A device that has a job with work for workers wants each worker of its realm; two seconds
+ * after it has none, they leave. UNMATCHED is a join that an imaged named after a restart of the
+ * broker and whose worker has not come yet. */
 #ifndef SLUICE_BROKER_CORE_JOINS_H
 #define SLUICE_BROKER_CORE_JOINS_H
 
@@ -32,7 +33,8 @@ void join_left(struct core *core, struct worker *worker, uint64_t id);
 /* Tells the worker to let go. */
 void join_leave(struct core *core, struct join *join);
 void joins_leave(struct core *core, struct device *device);
-/* Tells a worker to let go of what we do not know (any more); again with each heartbeat until it did. */
+/* Tells a worker to let go of what we do not know (any more); again with each heartbeat until it
+ * did. */
 void join_tell_to_leave(struct core *core, struct worker *worker, uint64_t id);
 /* Tells imaged that it is over. */
 enum join_end { JOIN_END_LEFT, JOIN_END_LOST };
@@ -49,7 +51,8 @@ struct join *join_new_known(struct core *core, struct device *device, const stru
 	struct worker *worker);
 /* The awaited worker is here and holds it. */
 void join_match(struct core *core, struct join *join, struct worker *worker);
-/* One side does not have it any more: close it at the other, and begin anew if it is still wanted. */
+/* One side does not have it any more: close it at the other, and begin anew if it is still
+ * wanted. */
 void join_close(struct core *core, struct join *join);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What workers say of their leases: any of it may come late, twice, or about a lease that nobody knows any more. */
+/* What workers say of their leases: any of it may come late, twice, or about a lease that nobody
+ * knows any more. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +10,8 @@
 #include "broker/core/scheduler.h"
 #include "common/check.h"
 
-/* Nothing is written under this id any more, by the word of the worker that had it.  Whichever imaged it was of frees
- * its clusters; the others do not know it. */
+/* Nothing is written under this id any more, by the word of the worker that had it.  Whichever
+ * imaged it was of frees its clusters; the others do not know it. */
 static void stopped_unknown(struct core *core, const struct worker *worker, uint64_t id)
 {
 	struct imaged *imaged;

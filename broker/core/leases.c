@@ -78,8 +78,8 @@ static void set_imaged(struct lease *lease, struct imaged *imaged)
 		list_append(&imaged->leases, &lease->in_imaged);
 }
 
-/* When it is lost unless something comes.  One that waits in its worker's queue lives as long as that worker gets on
- * with what stands before it. */
+/* When it is lost unless something comes.  One that waits in its worker's queue lives as long as
+ * that worker gets on with what stands before it. */
 static uint64_t deadline_ms(const struct core *core, const struct lease *lease)
 {
 	uint64_t renewed_ms = lease->renewed_ms;

@@ -3,15 +3,17 @@
  *
  *     RESERVING --reserved--> COPYING --copied--> COPIED --committed--> gone
  *         |                      |
- *         |                      '--no progress, job over--> REVOKED --stopped, or late report--> gone
+ *         |                      '--no progress, job over--> REVOKED --stopped, late report--> gone
  *         '--nothing left there, refused--> gone
  *
- * After a restart imaged and workers say which leases they have: ORPHANED is one that only imaged has named so far, CLAIMED
- * one that only a worker has; when the other side speaks up they become COPYING or COPIED, else they are closed.
+ * After a restart imaged and workers say which leases they have: ORPHANED is one that only
+ * imaged has named so far, CLAIMED one that only a worker has; when the other side speaks up
+ * they become COPYING or COPIED, else they are closed.
  *
- * Invariants: an order is sent once, in the step that makes a lease COPYING; a lease that was given up is never taken up
- * again, its range gets a new one with clusters of its own; clusters are called free (abort, stopped) only if the worker
- * never got the order or said that it stopped. */
+ * Invariants: an order is sent once, in the step that makes a lease COPYING; a lease that was
+ * given up is never taken up again, its range gets a new one with clusters of its own; clusters
+ * are called free (abort, stopped) only if the worker never got the order or said that it
+ * stopped. */
 #ifndef SLUICE_BROKER_CORE_LEASES_H
 #define SLUICE_BROKER_CORE_LEASES_H
 
@@ -54,7 +56,8 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged);
 struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job,
 	const struct open_lease *open, const char *worker, uint64_t worker_incarnation);
 struct lease *lease_new_claim(struct core *core, struct worker *worker, uint64_t id);
-/* imaged names it, but it is not wanted: closed there; the worker (NULL: not here) is told to stop. */
+/* imaged names it, but it is not wanted: closed there; the worker (NULL: not here) is told to
+ * stop. */
 void lease_close_unwanted(
 	struct core *core, struct imaged *imaged, uint64_t id, struct worker *worker);
 /* A worker's claim is what imaged named. */

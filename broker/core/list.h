@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A ring of links inside the objects themselves: an object can be in several lists, leaves one without knowing which, and
- * leaving twice does no harm.  A head and a link are the same thing; a link that is in no list points at itself. */
+/* A ring of links inside the objects themselves: an object can be in several lists, leaves one
+ * without knowing which, and leaving twice does no harm.  A head and a link are the same thing;
+ * a link that is in no list points at itself. */
 #ifndef SLUICE_BROKER_CORE_LIST_H
 #define SLUICE_BROKER_CORE_LIST_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads every record once, in any order of tables; only when all are read are they tied together. */
+/* Reads every record once, in any order of tables; only when all are read are they tied
+ * together. */
 #include "broker/core/load.h"
 
 #include <stdio.h>

@@ -8,7 +8,8 @@
 
 struct core;
 
-/* All records are read: ties them together and begins this life.  -1 and err: they do not fit together. */
+/* All records are read: ties them together and begins this life.  -1 and err: they do not fit
+ * together. */
 int MUST_CHECK core_start(struct core *core, struct err *err);
 /* Stores the settings if they changed in this step. */
 void settings_store(struct core *core);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How fast lately: bytes per second over the last two seconds, in slices of a quarter of a second. */
+/* How fast lately: bytes per second over the last two seconds, in slices of a quarter of a
+ * second. */
 #ifndef SLUICE_BROKER_CORE_METER_H
 #define SLUICE_BROKER_CORE_METER_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Answers to clients.  Each request gets exactly one, at once or when imaged has answered; all are settled: what they say is
- * in the store before they leave. */
+/* Answers to clients.  Each request gets exactly one, at once or when imaged has answered; all
+ * are settled: what they say is in the store before they leave. */
 #ifndef SLUICE_BROKER_CORE_REPLIES_H
 #define SLUICE_BROKER_CORE_REPLIES_H
 
@@ -57,7 +57,8 @@ void waiter_init(struct core *core, struct waiter *waiter, struct asker asker);
 void waiter_done(struct core *core, struct waiter *waiter);
 bool may_wait(struct core *core, struct asker asker);
 struct asker asker_of(const struct waiter *waiter);
-/* Takes the first one out of a list of them and frees it, handing its asker over; the id is in core->memory. */
+/* Takes the first one out of a list of them and frees it, handing its asker over; the id is in
+ * core->memory. */
 bool waiters_take(struct core *core, struct list *waiters, struct asker *ret_asker);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What imageds owe answers to.  Numbers are never used twice, not by later lives of the broker either (the generation
- * stands in their upper bits), so a late answer can only meet its own question or none. */
+/* What imageds owe answers to.  Numbers are never used twice, not by later lives of the broker
+ * either (the generation stands in their upper bits), so a late answer can only meet its own
+ * question or none. */
 #ifndef SLUICE_BROKER_CORE_REQUESTS_H
 #define SLUICE_BROKER_CORE_REQUESTS_H
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The workers that are here, and the realms that they and the devices belong to.  A worker is here from its hello until
- * nothing was heard of it for the time of `--peer-timeout`, its connection is gone, it said goodbye and has nothing left in its
- * hands, or another incarnation took its name. */
+/* The workers that are here, and the realms that they and the devices belong to.  A worker is
+ * here from its hello until nothing was heard of it for the time of `--peer-timeout`, its
+ * connection is gone, it said goodbye and has nothing left in its hands, or another incarnation
+ * took its name. */
 #ifndef SLUICE_BROKER_CORE_ROSTER_H
 #define SLUICE_BROKER_CORE_ROSTER_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A binary heap, the earliest on top; every timer knows its place, so that it can be moved and taken out. */
+/* A binary heap, the earliest on top; every timer knows its place, so that it can be moved and
+ * taken out. */
 #include "broker/core/timers.h"
 
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is due when: a binary heap of timers that live inside the objects they belong to.  Knows no clock; the core brings
- * the time along.  Setting, moving and stopping one costs log n, so ten thousand sleeping jobs cost a step nothing. */
+/* What is due when: a binary heap of timers that live inside the objects they belong to.  Knows
+ * no clock; the core brings the time along.  Setting, moving and stopping one costs log n, so
+ * ten thousand sleeping jobs cost a step nothing. */
 #ifndef SLUICE_BROKER_CORE_TIMERS_H
 #define SLUICE_BROKER_CORE_TIMERS_H
 

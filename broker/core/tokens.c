@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tokens, found by their text; those of ended jobs stand in a list by the number of the terminal event, so that
- * pruning looks only at its beginning. */
+/* Tokens, found by their text; those of ended jobs stand in a list by the number of the terminal
+ * event, so that pruning looks only at its beginning. */
 #include "broker/core/tokens.h"
 
 #include <stdlib.h>

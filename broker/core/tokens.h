@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tokens of block_stream: a repeat is recognised as long as the terminal event of its job is in the log. */
+/* Tokens of block_stream: a repeat is recognised as long as the terminal event of its job is in
+ * the log. */
 #ifndef SLUICE_BROKER_CORE_TOKENS_H
 #define SLUICE_BROKER_CORE_TOKENS_H
 

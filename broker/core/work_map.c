@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two sorted arrays of runs, one for copying and one for zeroing.  Work is taken from their beginning, which costs nothing;
- * putting back in the middle moves what comes after, and is rare. */
+/* Two sorted arrays of runs, one for copying and one for zeroing.  Work is taken from their
+ * beginning, which costs nothing; putting back in the middle moves what comes after, and is
+ * rare. */
 #include "broker/core/work_map.h"
 
 #include <stdlib.h>
@@ -8,7 +9,8 @@
 
 #include "common/check.h"
 
-/* The next page is asked for when less than this is left, and not before, so that memory stays bounded. */
+/* The next page is asked for when less than this is left, and not before, so that memory stays
+ * bounded. */
 #define ENOUGH_BYTES (UINT64_C(512) << 20)
 #define ENOUGH_RUNS  1024
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What of a job is still to be done, as far as it is known: a window that slides over the device.
+/* What of a job is still to be done, as far as it is known: a window that slides over the
+ * device.
  *
  *     0 ............................ scanned ....................... size
  *     |  done  | to do | out | to do |   not known yet: next page here    |
  *
- * Pages come from imaged in runs.  What was taken out (leases, zeroing) is known to the job, not to the map; what comes
- * back is put in again.  The map asks for its next page only when little is left to do, so its memory is bounded
- * whatever the size of the device.  It is a hint: the image is the authority, and a map that is asked for again
- * begins empty.
+ * Pages come from imaged in runs.  What was taken out (leases, zeroing) is known to the job, not
+ * to the map; what comes back is put in again.  The map asks for its next page only when little
+ * is left to do, so its memory is bounded whatever the size of the device.  It is a hint: the
+ * image is the authority, and a map that is asked for again begins empty.
  *
  * Invariant: runs ascend, do not touch one another, and lie below `scanned`. */
 #ifndef SLUICE_BROKER_CORE_WORK_MAP_H
@@ -51,7 +52,8 @@ int MUST_CHECK work_map_add_page(
 uint64_t work_map_bytes(const struct work_map *map, enum work work);
 /* All is scanned and nothing is left to do in it. */
 bool work_map_is_exhausted(const struct work_map *map);
-/* Takes the first piece out, at most `most_bytes` (a multiple of the cluster size).  false: there is none. */
+/* Takes the first piece out, at most `most_bytes` (a multiple of the cluster size).  false:
+ * there is none. */
 bool work_map_take(
 	struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range);
 /* Puts a range, or what of it is below `scanned`, back in. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A worker's hello: said at its start, and again whenever it lost us, or we it.  What it has in its hands is compared with
- * what we know; what one side does not know is closed. */
+/* A worker's hello: said at its start, and again whenever it lost us, or we it.  What it has in
+ * its hands is compared with what we know; what one side does not know is closed. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,7 +82,8 @@ static void compare_leases(
 	{
 		if (lease->state != LEASE_COPYING && lease->state != LEASE_REVOKED)
 			continue;
-		/* The order was lost, or crossed the hello; it is told to stop, and will say that it did. */
+		/* The order was lost, or crossed the hello; it is told to stop, and will say
+		 * that it did. */
 		if (!is_listed(hello->leases, hello->leases_count, lease->id))
 			lease_revoke(core, lease);
 	}
@@ -135,8 +136,8 @@ static void compare_joins(
 
 /* ---- the hello */
 
-/* The one before is told to end, and may not come back while the new one lives: else they would take the name from each
- * other for ever. */
+/* The one before is told to end, and may not come back while the new one lives: else they would
+ * take the name from each other for ever. */
 static struct worker *take_name(struct core *core, struct worker *worker, uint64_t peer,
 	const struct msg_worker_hello *hello)
 {

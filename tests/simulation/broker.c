@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The broker's shell as a model: performs the core's effects as the real one does, keeps a store of which only what is
- * committed survives, and dies at any moment. */
+/* The broker's shell as a model: performs the core's effects as the real one does, keeps a store
+ * of which only what is committed survives, and dies at any moment. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "broker/core/index.h"
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 struct record {
 	char key[2 * EFFECT_KEY_MAX + 8]; /* table and key in hexadecimal */

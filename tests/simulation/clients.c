@@ -5,7 +5,7 @@
 
 #include "schemas/client_broker.gen.h"
 #include "schemas/envelope.gen.h"
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 #define REQUESTS 64
 

@@ -2,10 +2,10 @@
 /* Images of a few clusters: each value stands for a cluster full of it. */
 #include <stdio.h>
 
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
-#define KEPT_SHOWS \
-	999999 /* what a kept layer has where the dropped one hides it, or where it lies under data */
+/* What a kept layer has where the dropped one hides it, or where it lies under data. */
+#define KEPT_SHOWS 999999
 
 static void give_layer(struct world *world, struct image *image, unsigned cluster)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Peers that lie: a message that was true is changed in one place or a few, in any way that its schema allows.  What
- * comes of it for the images is the liar's fault; the broker must live on. */
+/* Peers that lie: a message that was true is changed in one place or a few, in any way that its
+ * schema allows.  What comes of it for the images is the liar's fault; the broker must live on. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "schemas/wire_table.h"
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 static const struct wire_struct *const worker_tables[WORKER_TO_BROKER_COUNT] = {
 	[WORKER_TO_BROKER_WORKER_HELLO] = &msg_worker_hello_table,

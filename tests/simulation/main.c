@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simulation [--seed N] [--histories N] [--liars] [--verbose]
  *
- * Plays histories of the broker's core, each from its seed.  One in which something does not hold is told with its seed and
- * played again with every message shown. */
+ * Plays histories of the broker's core, each from its seed.  One in which something does not
+ * hold is told with its seed and played again with every message shown. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 #define CHAOS_STEPS_MIN	    500
 #define CALM_MS_MAX	    400000
@@ -344,8 +344,8 @@ int main(int argc, char **argv)
 			printf("  again: simulation --seed %llu --verbose\n",
 				(unsigned long long)(seed + i));
 		}
-	printf("%llu histories from seed %llu, %llu steps, %llu orders, %.1f s; jobs: %llu accepted, %llu completed, "
-	       "%llu cancelled, %llu failed; %llu wrong\n",
+	printf("%llu histories from seed %llu, %llu steps, %llu orders, %.1f s; "
+	       "jobs: %llu accepted, %llu completed, %llu cancelled, %llu failed; %llu wrong\n",
 		(unsigned long long)histories, (unsigned long long)seed,
 		(unsigned long long)tally.steps, (unsigned long long)tally.orders,
 		(double)(clock() - begin_clock) / CLOCKS_PER_SEC,

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Connections between processes and the broker.  On one connection messages keep their order, may be late, may come twice; a
- * connection may break, and what was on its way is lost with it, now and then after part of it came through.  A broken
- * connection is noticed by the process (it says hello on the next one) and by the broker when it sends.  Single messages
- * of workers may be lost as well. */
+/* Connections between processes and the broker.  On one connection messages keep their order,
+ * may be late, may come twice; a connection may break, and what was on its way is lost with it,
+ * now and then after part of it came through.  A broken connection is noticed by the process (it
+ * says hello on the next one) and by the broker when it sends.  Single messages of workers may
+ * be lost as well. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 #define TIMEOUT_MS 5000
 #define BEAT_MS	   1000
@@ -129,7 +130,8 @@ static void arrives_at_process(struct world *world, void *about, uint64_t number
 {
 	struct parcel *parcel = about;
 	struct process *process = parcel->process;
-	/* What came in on a connection that broke meanwhile may still be read, also after what came on the next one. */
+	/* What came in on a connection that broke meanwhile may still be read, also after what
+	 * came on the next one. */
 	bool comes_through = parcel->peer == process->peer || number == 1;
 
 	if (process->is_alive && process->incarnation == parcel->incarnation && comes_through) {

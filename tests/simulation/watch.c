@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What must hold whatever happens:
  *
- * - events are committed with numbers without a gap and right links to the one before of their name, across all lives;
+ * - events are committed with numbers without a gap and right links to the one before of their
+ *   name, across all lives;
  * - what is published was committed before, in order, and each once in a life of the broker;
  * - a job's statuses go along the table, with exactly one terminal event, and all of it ends;
- * - a job that was accepted has its beginning in the store, and completes well only over a switched header;
+ * - a job that was accepted has its beginning in the store, and completes well only over a
+ *   switched header;
  * - a position never goes back while the broker lives;
  * - an order is sent once, and a worker never has more in its hands than its slots and one more. */
 #include <stdlib.h>
@@ -13,7 +15,7 @@
 #include "broker/core/job.h"
 #include "schemas/envelope.gen.h"
 #include "schemas/events.gen.h"
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 #define JOBS	16
 #define EVENTS	20000

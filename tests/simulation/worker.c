@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model of a worker: joins, copies a cluster at a time, reports until it is acknowledged.  It writes into the host clusters of
- * its order whenever it gets to it, also after a long sleep, whatever became of its lease. */
+/* A model of a worker: joins, copies a cluster at a time, reports until it is acknowledged.  It
+ * writes into the host clusters of its order whenever it gets to it, also after a long sleep,
+ * whatever became of its lease. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/simulation/world.h"
+#include "tests/simulation/parts.h"
 
 static void tell(
 	struct world *world, struct model_worker *worker, const struct worker_to_broker *message)
