@@ -22,6 +22,7 @@
 #define LOG_EVERY_MS	     1000
 #define UNSENT_BYTES_MAX     (64U << 20) /* over all clients */
 #define UNSENT_AGE_MS	     60000
+#define UNSENT_OF_CLIENT     4096 /* well below FRONT_REQUESTS_MAX */
 
 struct front {
 	struct front_options options;
@@ -122,6 +123,18 @@ static enum mq_sent send_to(
 	return MQ_PEER_GONE;
 }
 
+/* A hash of the connection's routing id. */
+static uint32_t client_of(const struct peer_address *address)
+{
+	struct mq_frame frames[MQ_FRAMES_MAX] = {0};
+	uint32_t hash = 2166136261u;
+
+	unpack_address(address, frames);
+	for (size_t i = 0; i < frames[0].length; i++)
+		hash = (hash ^ ((const unsigned char *)frames[0].bytes)[i]) * 16777619u;
+	return hash ^ hash >> 10 ^ hash >> 20;
+}
+
 enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes, size_t length)
 {
 	struct peer_address address;
@@ -131,7 +144,8 @@ enum mq_sent front_send(struct front *front, uint64_t number, const void *bytes,
 		return MQ_PEER_GONE;
 	sent = send_to(front, &address, bytes, length);
 	if (sent == MQ_PEER_FULL && front->options.kind == FRONT_CLIENTS) {
-		unsent_add(front->unsent, clock_monotonic_ms(), number, bytes, length);
+		unsent_add(front->unsent, clock_monotonic_ms(), client_of(&address), number, bytes,
+			length);
 		return MQ_SENT;
 	}
 	if (sent != MQ_SENT || front->options.kind == FRONT_CLIENTS)
@@ -201,6 +215,7 @@ struct front *front_new(
 	front->message = mq_message_new();
 	front->unsent = unsent_new(&(struct unsent_options){
 		.bytes_max = UNSENT_BYTES_MAX,
+		.client_max = UNSENT_OF_CLIENT,
 		.age_max_ms = UNSENT_AGE_MS,
 		.try_to_send = try_again,
 		.drop = give_up,

@@ -10,11 +10,13 @@
 
 #define PAUSE_MS_MIN 2
 #define PAUSE_MS_MAX 128
+#define CLIENTS	     1024 /* buckets of clients */
 
 struct reply {
 	struct reply *next;
 	uint64_t number;
 	uint64_t since_ms;
+	uint32_t client; /* its bucket */
 	size_t length;
 	unsigned char bytes[];
 };
@@ -23,6 +25,7 @@ struct unsent {
 	struct unsent_options options;
 	struct reply *first, **end;
 	size_t count, bytes;
+	size_t of_client[CLIENTS];
 	uint64_t retry_at_ms, pause_ms;
 };
 
@@ -63,6 +66,7 @@ static void take_out(struct unsent *unsent, struct reply **link)
 	if (!*link)
 		unsent->end = link;
 	unsent->count--;
+	unsent->of_client[reply->client]--;
 	unsent->bytes -= memory_of(reply);
 	free(reply);
 }
@@ -73,11 +77,19 @@ static void drop_first(struct unsent *unsent)
 	take_out(unsent, &unsent->first);
 }
 
-void unsent_add(
-	struct unsent *unsent, uint64_t now_ms, uint64_t number, const void *bytes, size_t length)
+void unsent_add(struct unsent *unsent, uint64_t now_ms, uint32_t client, uint64_t number,
+	const void *bytes, size_t length)
 {
-	struct reply *reply = must_calloc(1, sizeof(*reply) + length);
+	struct reply *reply;
 
+	client %= CLIENTS;
+	if (unsent->of_client[client] == unsent->options.client_max) {
+		unsent->options.drop(unsent->options.owner, number);
+		return;
+	}
+	reply = must_calloc(1, sizeof(*reply) + length);
+	reply->client = client;
+	unsent->of_client[client]++;
 	reply->number = number;
 	reply->since_ms = now_ms;
 	reply->length = length;

@@ -3,7 +3,8 @@
  * tried again soon, oldest first.
  *
  * At most so many bytes are kept, and none longer than so many milliseconds; what is beyond is dropped, oldest first: its client does
- * not read. */
+ * not read.  One client has at most so many, so that one that never reads takes no room from the others; what it gets beyond is
+ * dropped at once. */
 #ifndef SLUICE_BROKER_UNSENT_H
 #define SLUICE_BROKER_UNSENT_H
 
@@ -19,6 +20,7 @@ typedef void unsent_drop(void *owner, uint64_t number);
 
 struct unsent_options {
 	size_t bytes_max;
+	size_t client_max; /* replies of one client */
 	uint64_t age_max_ms;
 	unsent_try *try_to_send;
 	unsent_drop *drop;
@@ -27,9 +29,9 @@ struct unsent_options {
 
 struct unsent *unsent_new(const struct unsent_options *options);
 void unsent_free(struct unsent *unsent);
-/* Copies the bytes. */
-void unsent_add(
-	struct unsent *unsent, uint64_t now_ms, uint64_t number, const void *bytes, size_t length);
+/* Copies the bytes.  `client`: a hash of who it is (two with the same hash in the last ten bits share what one may have). */
+void unsent_add(struct unsent *unsent, uint64_t now_ms, uint32_t client, uint64_t number,
+	const void *bytes, size_t length);
 /* Tries those that are due.  When to be called again, UINT64_MAX for never. */
 uint64_t unsent_retry(struct unsent *unsent, uint64_t now_ms);
 size_t unsent_count(const struct unsent *unsent);

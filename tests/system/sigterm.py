@@ -127,7 +127,7 @@ def _stop_a_worker(place, number, speed):
     print(f"# the workers ended in {took[0]:.2f} and {took[1]:.2f} s; {written / MIB:.1f} MiB written for {SIZE / MIB - 1:.0f} MiB")
     # a range that was not begun is given back, one in the works is finished: nothing is copied twice
     check(written < SIZE + MIB, f"{written} bytes were written to copy {SIZE - MIB}")
-    _go_on_to_the_end_of(system, judge)
+    _go_on_to_the_end(system, judge)
 
 
 def workers_that_are_told_to_stop_finish_what_they_copy(place):

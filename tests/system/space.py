@@ -48,11 +48,10 @@ def a_disk_that_fills_up_fails_the_job_and_a_new_one_finishes(place):
     system.stream(speed=16 * MIB)
     # somebody else takes the space that the check had found
     ballast = folder / "ballast"
-    with open(ballast, "wb") as file:
+    with open(ballast, "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(MIB))
-                file.flush()
         except OSError:
             pass
     event = system.wait_end(seconds=60)

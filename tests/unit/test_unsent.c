@@ -31,6 +31,7 @@ static struct unsent *new_one(size_t bytes_max)
 {
 	return unsent_new(&(struct unsent_options){
 		.bytes_max = bytes_max,
+		.client_max = 100,
 		.age_max_ms = 1000,
 		.try_to_send = try_to_send,
 		.drop = drop,
@@ -52,7 +53,7 @@ START_TEST(replies_leave_soon_and_in_order)
 {
 	struct unsent *unsent = new_one(10000);
 	for (uint64_t number = 1; number <= 5; number++)
-		unsent_add(unsent, 100, number, "reply", 5);
+		unsent_add(unsent, 100, 7, number, "reply", 5);
 
 	ck_assert_uint_gt(unsent_retry(unsent, 100), 100);
 	ck_assert_uint_eq(sent_count, 0);
@@ -61,7 +62,7 @@ START_TEST(replies_leave_soon_and_in_order)
 	ck_assert_uint_eq(sent_count, 5);
 	for (uint64_t i = 0; i < 5; i++)
 		ck_assert_uint_eq(sent[i], i + 1);
-	unsent_add(unsent, 200, 6, "reply", 5);
+	unsent_add(unsent, 200, 7, 6, "reply", 5);
 	ck_assert_uint_eq(unsent_retry(unsent, 202), UINT64_MAX);
 	ck_assert_uint_eq(sent_count, 6);
 	unsent_free(unsent);
@@ -74,7 +75,7 @@ START_TEST(who_does_not_read_holds_up_nobody_and_costs_fewer_and_fewer_tries)
 	uint64_t next;
 	deaf = 2;
 	for (uint64_t number = 1; number <= 3; number++)
-		unsent_add(unsent, 0, number, "reply", 5);
+		unsent_add(unsent, 0, 7, number, "reply", 5);
 
 	next = unsent_retry(unsent, 2);
 	while (next < 900)
@@ -97,7 +98,7 @@ START_TEST(the_oldest_is_dropped_when_there_are_too_many_bytes)
 	char large[1000] = "reply";
 
 	for (uint64_t number = 1; number <= 4; number++)
-		unsent_add(unsent, 0, number, large, sizeof(large));
+		unsent_add(unsent, 0, 7, number, large, sizeof(large));
 
 	ck_assert_uint_eq(dropped_count, 2);
 	ck_assert_uint_eq(dropped[0], 1);
@@ -113,7 +114,7 @@ START_TEST(a_reply_is_given_up_when_it_is_old)
 	struct unsent *unsent = new_one(3000);
 	uint64_t next;
 	deaf = 1;
-	unsent_add(unsent, 0, 1, "reply", 5);
+	unsent_add(unsent, 0, 7, 1, "reply", 5);
 
 	next = unsent_retry(unsent, 2);
 	while (next != UINT64_MAX) {
@@ -123,13 +124,32 @@ START_TEST(a_reply_is_given_up_when_it_is_old)
 
 	ck_assert_uint_eq(dropped_count, 1);
 	ck_assert_uint_eq(unsent_count(unsent), 0);
-	unsent_add(unsent, 2000, 5, "reply", 5);
+	unsent_add(unsent, 2000, 7, 5, "reply", 5);
 	unsent_retry(unsent, 2002);
 	ck_assert_uint_eq(sent[0], 5);
 	unsent_free(unsent);
 }
 END_TEST
 
+START_TEST(a_client_that_never_reads_takes_no_room_from_the_others)
+{
+	struct unsent *unsent = new_one(1 << 20);
+
+	for (uint64_t number = 1; number <= 103; number++)
+		unsent_add(unsent, 0, 7, number, "reply", 5);
+	unsent_add(unsent, 0, 8, 200, "reply", 5);
+
+	ck_assert_uint_eq(dropped_count, 3);
+	ck_assert_uint_eq(dropped[0], 101);
+	ck_assert_uint_eq(unsent_count(unsent), 101);
+	unsent_retry(unsent, 2);
+	unsent_add(unsent, 10, 7, 300, "reply", 5);
+	ck_assert_uint_eq(dropped_count, 3);
+	unsent_free(unsent);
+}
+END_TEST
+
 UNIT_MAIN("unsent", nothing_to_send_needs_no_call, replies_leave_soon_and_in_order,
 	who_does_not_read_holds_up_nobody_and_costs_fewer_and_fewer_tries,
-	the_oldest_is_dropped_when_there_are_too_many_bytes, a_reply_is_given_up_when_it_is_old)
+	the_oldest_is_dropped_when_there_are_too_many_bytes, a_reply_is_given_up_when_it_is_old,
+	a_client_that_never_reads_takes_no_room_from_the_others)
