@@ -207,6 +207,14 @@ def a_broker_killed_around_the_end_tells_the_end_once(place):
     _kills(place, "broker", True)
 
 
+def a_worker_killed_around_the_end_changes_nothing(place):
+    _kills(place, "one worker", True)
+
+
+def all_workers_killed_around_the_end_change_nothing(place):
+    _kills(place, "all workers", True)
+
+
 def an_imaged_killed_around_the_end_has_the_old_chain_or_the_new(place):
     _kills(place, "imaged", True)
 
