@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core_bench: how many ranges a second the broker's core takes through all their steps on one core of this machine, the
- * models of imaged and workers included; and what a step costs while thousands of devices sleep. */
+/* core_bench: how many ranges a second the broker's core takes through all their steps on one
+ * core of this machine, the models of imaged and workers included; and what a step costs while
+ * thousands of devices sleep. */
+#include <stdio.h>
 #include <time.h>
 
 #include "tests/unit/core_fixture.h"

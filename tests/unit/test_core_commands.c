@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Requests as clients pack them, and the class and the words that they get. */
+#include <string.h>
+
+#include "schemas/envelope.gen.h"
 #include "tests/unit/core_fixture.h"
 #include "tests/unit/unit.h"
 
