@@ -57,6 +57,24 @@ START_TEST(touched_clusters_are_left_to_the_guest)
 }
 END_TEST
 
+START_TEST(a_report_that_comes_after_the_lease_was_revoked_maps_nothing)
+{
+	struct reservation_outcome outcome;
+	struct reservation made;
+
+	fixture_begin_job(&f);
+	made = fixture_reserve(&f, 0, 4);
+	fixture_copy(&f, &made, 'c');
+	reservation_abort(f.device, made.lease, WORKER_MAY_WRITE);
+	ck_assert_int_eq(
+		reservation_commit(f.device, made.lease, NULL, 0, &outcome, &f.trouble), -1);
+	ck_assert_msg(strstr(f.trouble.err.text, "not open"), "%s", f.trouble.err.text);
+	ck_assert_int_eq(fixture_kind(&f, 0), EXTENT_ABSENT);
+	ck_assert_uint_eq(f.device->leases.quarantined_bytes, 4 * CLUSTER);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(of_two_reservations_of_one_range_the_first_report_counts)
 {
 	struct reservation first, second;
@@ -198,6 +216,7 @@ START_TEST(a_commit_that_fails_halfway_gives_back_nothing_that_it_mapped)
 END_TEST
 
 DEVICE_MAIN("commit", untouched_clusters_are_mapped, touched_clusters_are_left_to_the_guest,
+	a_report_that_comes_after_the_lease_was_revoked_maps_nothing,
 	of_two_reservations_of_one_range_the_first_report_counts,
 	zeroes_stay_unallocated_where_nothing_is_kept,
 	zeroes_are_marked_where_a_kept_layer_would_show_through,
