@@ -28,8 +28,9 @@ struct device *device_find_file(const struct imaged *imaged, const char *file)
 {
 	struct device *device;
 
-	list_for_each(device, &imaged->devices,
-		in_imaged) if (strcmp(device->record.file, file) == 0) return device;
+	list_for_each (device, &imaged->devices, in_imaged)
+		if (strcmp(device->record.file, file) == 0)
+			return device;
 	return NULL;
 }
 

@@ -116,9 +116,10 @@ static void compare_joins(
 
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_join(core, imaged, &hello->joins[i]);
-	list_for_each(device, &imaged->devices, in_imaged) list_for_each_safe(join, following,
-		&device->joins, in_device) if (join->id != 0 && join->hello != imaged->hellos)
-		join_close(core, join);
+	list_for_each (device, &imaged->devices, in_imaged)
+		list_for_each_safe (join, following, &device->joins, in_device)
+			if (join->id != 0 && join->hello != imaged->hellos)
+				join_close(core, join);
 }
 
 /* ---- leases */
@@ -229,8 +230,9 @@ static void compare_leases(
 
 	for (size_t i = 0; i < hello->leases_count; i++)
 		compare_lease(core, imaged, hello, &hello->leases[i]);
-	list_for_each_safe(lease, following, &imaged->leases,
-		in_imaged) if (lease->hello != imaged->hellos) close_forgotten_lease(core, lease);
+	list_for_each_safe (lease, following, &imaged->leases, in_imaged)
+		if (lease->hello != imaged->hellos)
+			close_forgotten_lease(core, lease);
 }
 
 /* ---- jobs */
@@ -287,7 +289,8 @@ static void take_in(struct core *core, struct imaged *imaged, uint64_t peer,
 	struct device *device;
 
 	if (imaged->incarnation != hello->incarnation)
-		list_for_each(device, &imaged->devices, in_imaged) device->has_failed = false;
+		list_for_each (device, &imaged->devices, in_imaged)
+			device->has_failed = false;
 	imaged->incarnation = hello->incarnation;
 	imaged->hellos++;
 	name_copy(imaged->host, hello->host);

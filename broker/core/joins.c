@@ -13,6 +13,7 @@
 #include "broker/core/scheduler.h"
 #include "common/check.h"
 
+#define STRAYS_MAX   8192 /* of one worker; what is over is told once */
 #define RETRY_MIN_MS 5000
 #define RETRY_MAX_MS 60000
 #define JOINING_MS   30000 /* a worker that has not answered by then gets a new join */
@@ -142,7 +143,9 @@ static void forget_in_leases(struct list *leases, const struct join *join)
 {
 	struct lease *lease;
 
-	list_for_each(lease, leases, in_worker) if (lease->join == join) lease->join = NULL;
+	list_for_each (lease, leases, in_worker)
+		if (lease->join == join)
+			lease->join = NULL;
 }
 
 void join_free(struct core *core, struct join *join)
@@ -173,7 +176,9 @@ static bool is_joined(const struct device *device, const struct worker *worker)
 {
 	const struct join *join;
 
-	list_for_each(join, &device->joins, in_device) if (join->worker == worker) return true;
+	list_for_each (join, &device->joins, in_device)
+		if (join->worker == worker)
+			return true;
 	return false;
 }
 
@@ -191,11 +196,14 @@ void joins_begin(struct core *core, struct device *device)
 
 	if (realm == NULL)
 		return;
-	list_for_each(join, &device->joins, in_device) if (join->worker != NULL)
-		join->worker->mark = device;
-	list_for_each(worker, &realm->workers, in_realm) if (worker->mark != device)
-		begin(core, device, worker);
-	list_for_each(worker, &realm->workers, in_realm) worker->mark = NULL;
+	list_for_each (join, &device->joins, in_device)
+		if (join->worker != NULL)
+			join->worker->mark = device;
+	list_for_each (worker, &realm->workers, in_realm)
+		if (worker->mark != device)
+			begin(core, device, worker);
+	list_for_each (worker, &realm->workers, in_realm)
+		worker->mark = NULL;
 }
 
 int join_prepared(struct core *core, struct join *join, const struct msg_join_prepared *prepared,
@@ -295,7 +303,8 @@ void join_tell_to_leave(struct core *core, struct worker *worker, uint64_t id)
 {
 	if (worker == NULL || id == 0)
 		return;
-	id_list_add(&worker->stray_joins, id);
+	if (worker->stray_joins.count < STRAYS_MAX)
+		id_list_add(&worker->stray_joins, id);
 	say_leave(core, worker, id);
 }
 
@@ -334,7 +343,8 @@ void joins_leave(struct core *core, struct device *device)
 {
 	struct join *join, *following;
 
-	list_for_each_safe(join, following, &device->joins, in_device) join_leave(core, join);
+	list_for_each_safe (join, following, &device->joins, in_device)
+		join_leave(core, join);
 }
 
 void join_left(struct core *core, struct worker *worker, uint64_t id)
@@ -362,8 +372,9 @@ void joins_of_worker_going(struct core *core, struct worker *worker)
 {
 	struct join *join;
 
-	list_for_each(join, &worker->joins, in_worker) if (join->state == JOIN_USABLE)
-		become(core, join, JOIN_LEAVING);
+	list_for_each (join, &worker->joins, in_worker)
+		if (join->state == JOIN_USABLE)
+			become(core, join, JOIN_LEAVING);
 }
 
 void join_close(struct core *core, struct join *join)
@@ -378,10 +389,11 @@ void joins_of_imaged_away(struct core *core, struct imaged *imaged)
 	struct device *device;
 	struct join *join, *following;
 
-	list_for_each(device, &imaged->devices, in_imaged) list_for_each_safe(join, following,
-		&device->joins,
-		in_device) if (join->state == JOIN_PREPARING || join->state == JOIN_JOINING ||
-			       join->state == JOIN_CONFIRMING) join_close(core, join);
+	list_for_each (device, &imaged->devices, in_imaged)
+		list_for_each_safe (join, following, &device->joins, in_device)
+			if (join->state == JOIN_PREPARING || join->state == JOIN_JOINING ||
+				join->state == JOIN_CONFIRMING)
+				join_close(core, join);
 }
 
 /* ---- after a restart */

@@ -14,6 +14,8 @@
 
 /* A reservation refused at so many moments in a row: the join may be what imaged does not like. */
 #define REFUSALS_BEFORE_JOINING_ANEW 3
+/* Ranges of one worker that are kept in mind although nobody else knows them. */
+#define CLAIMS_MAX 2048
 
 struct lease *lease_find(const struct core *core, uint64_t id)
 {
@@ -294,8 +296,7 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged)
 {
 	struct lease *lease, *following;
 
-	list_for_each_safe(lease, following, &imaged->leases, in_imaged)
-	{
+	list_for_each_safe (lease, following, &imaged->leases, in_imaged) {
 		if (lease->state != LEASE_RESERVING)
 			continue;
 		lease_leave_job(core, lease);
@@ -496,8 +497,13 @@ struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct 
 
 struct lease *lease_new_claim(struct core *core, struct worker *worker, uint64_t id)
 {
-	struct lease *lease = lease_new(core, id, LEASE_CLAIMED);
+	struct lease *lease;
 
+	if (worker->in_hands >= CLAIMS_MAX) {
+		tell_to_stop(core, worker, id);
+		return NULL;
+	}
+	lease = lease_new(core, id, LEASE_CLAIMED);
 	set_worker(core, lease, worker);
 	renew(core, lease);
 	return lease;
@@ -535,7 +541,8 @@ void lease_close_unwanted(
 
 	if (lease == NULL && worker != NULL) {
 		lease = lease_new_claim(core, worker, id);
-		set_imaged(lease, imaged);
+		if (lease != NULL)
+			set_imaged(lease, imaged);
 	}
 	if (lease == NULL)
 		lease_abort(core, imaged, id, WORKER_MAY_WRITE);

@@ -55,6 +55,7 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged);
 /* Named by one side after a restart. */
 struct lease *lease_new_orphan(struct core *core, struct imaged *imaged, struct job *job,
 	const struct open_lease *open, const char *worker, uint64_t worker_incarnation);
+/* NULL: that worker names too many; it was told to stop this one. */
 struct lease *lease_new_claim(struct core *core, struct worker *worker, uint64_t id);
 /* imaged names it, but it is not wanted: closed there; the worker (NULL: not here) is told to
  * stop. */
