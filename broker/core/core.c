@@ -184,7 +184,7 @@ static void free_objects(struct core *core)
 		device_free(core, device);
 	for (place = 0; (lease = index_next(&core->leases, &place)) != NULL; place = 0)
 		lease_free(core, lease);
-	list_for_each_safe (imaged, following, &core->all_imageds, in_core) {
+	list_for_each_safe(imaged, following, &core->all_imageds, in_core) {
 		imaged_session_lost(core, imaged);
 		imaged_free(core, imaged);
 	}

@@ -28,7 +28,7 @@ struct device *device_find_file(const struct imaged *imaged, const char *file)
 {
 	struct device *device;
 
-	list_for_each (device, &imaged->devices, in_imaged)
+	list_for_each(device, &imaged->devices, in_imaged)
 		if (strcmp(device->record.file, file) == 0)
 			return device;
 	return NULL;

@@ -177,7 +177,7 @@ void devices_compare(
 
 	for (size_t i = 0; i < count; i++)
 		compare(core, imaged, &states[i]);
-	list_for_each_safe (device, following, &imaged->devices, in_imaged) {
+	list_for_each_safe(device, following, &imaged->devices, in_imaged) {
 		if (device->hello != imaged->hellos && device->is_online)
 			device_goes_offline(core, device, "its imaged does not have it open");
 		if (device->hello != imaged->hellos)

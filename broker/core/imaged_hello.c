@@ -116,8 +116,8 @@ static void compare_joins(
 
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_join(core, imaged, &hello->joins[i]);
-	list_for_each (device, &imaged->devices, in_imaged)
-		list_for_each_safe (join, following, &device->joins, in_device)
+	list_for_each(device, &imaged->devices, in_imaged)
+		list_for_each_safe(join, following, &device->joins, in_device)
 			if (join->id != 0 && join->hello != imaged->hellos)
 				join_close(core, join);
 }
@@ -230,7 +230,7 @@ static void compare_leases(
 
 	for (size_t i = 0; i < hello->leases_count; i++)
 		compare_lease(core, imaged, hello, &hello->leases[i]);
-	list_for_each_safe (lease, following, &imaged->leases, in_imaged)
+	list_for_each_safe(lease, following, &imaged->leases, in_imaged)
 		if (lease->hello != imaged->hellos)
 			close_forgotten_lease(core, lease);
 }
@@ -289,7 +289,7 @@ static void take_in(struct core *core, struct imaged *imaged, uint64_t peer,
 	struct device *device;
 
 	if (imaged->incarnation != hello->incarnation)
-		list_for_each (device, &imaged->devices, in_imaged)
+		list_for_each(device, &imaged->devices, in_imaged)
 			device->has_failed = false;
 	imaged->incarnation = hello->incarnation;
 	imaged->hellos++;

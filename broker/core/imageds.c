@@ -61,7 +61,7 @@ static void release_unused(struct core *core)
 {
 	struct imaged *imaged, *following;
 
-	list_for_each_safe (imaged, following, &core->all_imageds, in_core)
+	list_for_each_safe(imaged, following, &core->all_imageds, in_core)
 		imaged_release(core, imaged);
 }
 
@@ -91,7 +91,7 @@ size_t imageds_here(const struct core *core, struct imaged **ret_one)
 	struct imaged *imaged;
 	size_t count = 0;
 
-	list_for_each (imaged, &core->all_imageds, in_core) {
+	list_for_each(imaged, &core->all_imageds, in_core) {
 		if (!imaged_is_here(imaged))
 			continue;
 		count++;
@@ -133,9 +133,9 @@ static void trim_lost_requests(struct core *core, struct imaged *imaged)
 	struct request *request, *following;
 	size_t count = 0;
 
-	list_for_each (request, &imaged->requests, in_imaged)
+	list_for_each(request, &imaged->requests, in_imaged)
 		count++;
-	list_for_each_safe (request, following, &imaged->requests, in_imaged) {
+	list_for_each_safe(request, following, &imaged->requests, in_imaged) {
 		if (count <= LOST_REQUESTS_MAX)
 			return;
 		request_free(core, request);
@@ -150,11 +150,11 @@ void imaged_session_lost(struct core *core, struct imaged *imaged)
 
 	leases_of_imaged_away(core, imaged);
 	joins_of_imaged_away(core, imaged);
-	list_for_each_safe (request, following, &imaged->requests, in_imaged)
+	list_for_each_safe(request, following, &imaged->requests, in_imaged)
 		if (!request->is_lost)
 			lose_request(core, request);
 	trim_lost_requests(core, imaged);
-	list_for_each_safe (device, next_device, &imaged->devices, in_imaged)
+	list_for_each_safe(device, next_device, &imaged->devices, in_imaged)
 		if (device->job != NULL)
 			job_session_lost(core, device->job);
 }
@@ -178,7 +178,7 @@ void imaged_lose(struct core *core, struct imaged *imaged, const char *reason)
 	imaged->challenger = 0;
 	imaged_session_lost(core, imaged);
 	forget_lost_requests(core, imaged);
-	list_for_each_safe (device, following, &imaged->devices, in_imaged)
+	list_for_each_safe(device, following, &imaged->devices, in_imaged)
 		device_goes_offline(core, device, reason);
 	send_to_imaged_peer(core, challenger, &message); /* says hello again, and is taken */
 	imaged_release(core, imaged);
@@ -221,7 +221,7 @@ void imaged_note_gone(struct imaged *imaged, const char *device)
 	name_copy(gone->name, device);
 	gone->incarnation = imaged->incarnation;
 	list_append(&imaged->gone_devices, &gone->in_imaged);
-	list_for_each (gone, &imaged->gone_devices, in_imaged)
+	list_for_each(gone, &imaged->gone_devices, in_imaged)
 		count++;
 	if (count > GONE_DEVICES_MAX) {
 		list_remove(&oldest->in_imaged);
@@ -234,7 +234,7 @@ bool imaged_take_gone(struct imaged *imaged, const char *device)
 	struct gone_device *gone, *following;
 	bool is_gone = false;
 
-	list_for_each_safe (gone, following, &imaged->gone_devices, in_imaged) {
+	list_for_each_safe(gone, following, &imaged->gone_devices, in_imaged) {
 		if (strcmp(gone->name, device) != 0)
 			continue;
 		is_gone |= gone->incarnation == imaged->incarnation;

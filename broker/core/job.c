@@ -204,9 +204,9 @@ static uint64_t position_now(const struct job *job)
 	const struct request *request;
 
 	open = work_map_bytes(&job->map, WORK_COPY) + work_map_bytes(&job->map, WORK_ZERO);
-	list_for_each (lease, &job->leases, in_job)
+	list_for_each(lease, &job->leases, in_job)
 		open += below(scanned, lease->range);
-	list_for_each (request, &job->requests, of_owner)
+	list_for_each(request, &job->requests, of_owner)
 		if (request->kind == REQUEST_ZERO)
 			open += below(scanned, request->range);
 	return open < scanned ? scanned - open : 0;

@@ -58,7 +58,7 @@ void job_offer(struct core *core, struct job *job)
 	if (!job_is_running(job) || job->device == NULL ||
 		work_map_bytes(&job->map, WORK_COPY) == 0)
 		return;
-	list_for_each (join, &job->device->joins, in_device)
+	list_for_each(join, &job->device->joins, in_device)
 		if (join->state == JOIN_USABLE)
 			worker_touch(core, join->worker);
 }
@@ -212,9 +212,9 @@ int job_mapped(struct core *core, struct job *job, const struct msg_map_page *pa
 	if (work_map_add_page(&job->map, page, err) < 0)
 		return -1;
 	count_present(job, page);
-	list_for_each (lease, &job->leases, in_job)
+	list_for_each(lease, &job->leases, in_job)
 		work_map_exclude(&job->map, lease->range);
-	list_for_each (request, &job->requests, of_owner)
+	list_for_each(request, &job->requests, of_owner)
 		if (request->kind == REQUEST_ZERO)
 			work_map_exclude(&job->map, request->range);
 	if (page->runs_count > 0)
@@ -326,7 +326,7 @@ static size_t count_requests(const struct job *job, enum request_kind kind)
 	const struct request *request;
 	size_t count = 0;
 
-	list_for_each (request, &job->requests, of_owner)
+	list_for_each(request, &job->requests, of_owner)
 		count += request->kind == kind;
 	return count;
 }

@@ -23,7 +23,7 @@ void job_pages_touch(struct job *job, struct guest_range range)
 {
 	struct page *page;
 
-	list_for_each (page, &job->pages, in_job)
+	list_for_each(page, &job->pages, in_job)
 		if (page->offset < range.offset + range.length && range.offset < page->end)
 			page->is_changed = true;
 }
@@ -32,7 +32,7 @@ bool job_pages_have_changed(const struct job *job)
 {
 	const struct page *page;
 
-	list_for_each (page, &job->pages, in_job)
+	list_for_each(page, &job->pages, in_job)
 		if (page->is_changed)
 			return true;
 	return false;
@@ -68,7 +68,7 @@ static void collect(const struct job *job, const struct page *page, struct recor
 	for (run = work_map_find(&job->map, WORK_ZERO, page->offset);
 		run && run->offset < page->end; run = work_map_after(&job->map, WORK_ZERO, run))
 		add_run(record, page, *run, RANGE_STATE_PENDING_ZERO, NULL);
-	list_for_each (lease, &job->leases, in_job)
+	list_for_each(lease, &job->leases, in_job)
 		add_run(record, page, lease->range, RANGE_STATE_LEASED,
 			lease->worker ? lease->worker->name : NULL);
 	qsort(record->runs, record->runs_count, sizeof(*record->runs), compare_offsets);
@@ -105,7 +105,7 @@ void job_pages_store(struct core *core, struct job *job)
 	struct map_run *runs = must_calloc(RECORD_MAP_PAGE_RUNS_MAX, sizeof(*runs));
 	struct page *page, *following;
 
-	list_for_each_safe (page, following, &job->pages, in_job)
+	list_for_each_safe(page, following, &job->pages, in_job)
 		if (page->is_changed)
 			page_store(core, job, page, runs);
 	job->pages_stored_ms = core->now.now_ms;
@@ -116,7 +116,7 @@ void job_pages_free(struct job *job)
 {
 	struct page *page, *following;
 
-	list_for_each_safe (page, following, &job->pages, in_job) {
+	list_for_each_safe(page, following, &job->pages, in_job) {
 		list_remove(&page->in_job);
 		free(page);
 	}

@@ -143,7 +143,7 @@ static void forget_in_leases(struct list *leases, const struct join *join)
 {
 	struct lease *lease;
 
-	list_for_each (lease, leases, in_worker)
+	list_for_each(lease, leases, in_worker)
 		if (lease->join == join)
 			lease->join = NULL;
 }
@@ -176,7 +176,7 @@ static bool is_joined(const struct device *device, const struct worker *worker)
 {
 	const struct join *join;
 
-	list_for_each (join, &device->joins, in_device)
+	list_for_each(join, &device->joins, in_device)
 		if (join->worker == worker)
 			return true;
 	return false;
@@ -196,13 +196,13 @@ void joins_begin(struct core *core, struct device *device)
 
 	if (realm == NULL)
 		return;
-	list_for_each (join, &device->joins, in_device)
+	list_for_each(join, &device->joins, in_device)
 		if (join->worker != NULL)
 			join->worker->mark = device;
-	list_for_each (worker, &realm->workers, in_realm)
+	list_for_each(worker, &realm->workers, in_realm)
 		if (worker->mark != device)
 			begin(core, device, worker);
-	list_for_each (worker, &realm->workers, in_realm)
+	list_for_each(worker, &realm->workers, in_realm)
 		worker->mark = NULL;
 }
 
@@ -343,7 +343,7 @@ void joins_leave(struct core *core, struct device *device)
 {
 	struct join *join, *following;
 
-	list_for_each_safe (join, following, &device->joins, in_device)
+	list_for_each_safe(join, following, &device->joins, in_device)
 		join_leave(core, join);
 }
 
@@ -372,7 +372,7 @@ void joins_of_worker_going(struct core *core, struct worker *worker)
 {
 	struct join *join;
 
-	list_for_each (join, &worker->joins, in_worker)
+	list_for_each(join, &worker->joins, in_worker)
 		if (join->state == JOIN_USABLE)
 			become(core, join, JOIN_LEAVING);
 }
@@ -389,8 +389,8 @@ void joins_of_imaged_away(struct core *core, struct imaged *imaged)
 	struct device *device;
 	struct join *join, *following;
 
-	list_for_each (device, &imaged->devices, in_imaged)
-		list_for_each_safe (join, following, &device->joins, in_device)
+	list_for_each(device, &imaged->devices, in_imaged)
+		list_for_each_safe(join, following, &device->joins, in_device)
 			if (join->state == JOIN_PREPARING || join->state == JOIN_JOINING ||
 				join->state == JOIN_CONFIRMING)
 				join_close(core, join);

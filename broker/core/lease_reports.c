@@ -16,7 +16,7 @@ static void stopped_unknown(struct core *core, const struct worker *worker, uint
 {
 	struct imaged *imaged;
 
-	list_for_each (imaged, &core->all_imageds, in_core)
+	list_for_each(imaged, &core->all_imageds, in_core)
 		if (strcmp(imaged->realm, worker->realm->name) == 0)
 			lease_abort(core, imaged, id, WORKER_WRITES_NO_MORE);
 	lease_acknowledge(core, worker, id);

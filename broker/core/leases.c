@@ -296,7 +296,7 @@ void leases_of_imaged_away(struct core *core, struct imaged *imaged)
 {
 	struct lease *lease, *following;
 
-	list_for_each_safe (lease, following, &imaged->leases, in_imaged) {
+	list_for_each_safe(lease, following, &imaged->leases, in_imaged) {
 		if (lease->state != LEASE_RESERVING)
 			continue;
 		lease_leave_job(core, lease);

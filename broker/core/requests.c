@@ -78,7 +78,7 @@ bool requests_have(const struct list *requests, enum request_kind kind)
 {
 	const struct request *request;
 
-	list_for_each (request, requests, of_owner)
+	list_for_each(request, requests, of_owner)
 		if (request->kind == kind)
 			return true;
 	return false;
@@ -88,7 +88,7 @@ void requests_disown(struct list *requests)
 {
 	struct request *request, *following;
 
-	list_for_each_safe (request, following, requests, of_owner) {
+	list_for_each_safe(request, following, requests, of_owner) {
 		list_remove(&request->of_owner);
 		request->device = NULL;
 		request->job = NULL;

@@ -196,6 +196,6 @@ void worker_wants_joins(struct core *core, struct worker *worker)
 {
 	struct device *device;
 
-	list_for_each (device, &worker->realm->devices, in_realm)
+	list_for_each(device, &worker->realm->devices, in_realm)
 		join_begin(core, device, worker);
 }

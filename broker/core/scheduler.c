@@ -77,7 +77,7 @@ static struct join *choose(struct core *core, const struct worker *worker)
 {
 	struct join *join, *best = NULL;
 
-	list_for_each (join, &worker->joins, in_worker)
+	list_for_each(join, &worker->joins, in_worker)
 		if (join->state == JOIN_USABLE && is_ready(core, join->device->job) &&
 			(best == NULL || goes_before(join->device->job, best->device->job)))
 			best = join;

@@ -102,7 +102,7 @@ void tokens_prune(struct core *core, uint64_t first)
 {
 	struct token *token, *following;
 
-	list_for_each_safe (token, following, &core->ended_tokens, in_ended) {
+	list_for_each_safe(token, following, &core->ended_tokens, in_ended) {
 		if (token->record.ended_seq >= first && core->tokens.count <= TOKENS_MAX)
 			return;
 		forget(core, token);

@@ -78,7 +78,7 @@ static void compare_leases(
 	for (size_t i = 0; i < hello->leases_count; i++)
 		if (hello->leases[i] != 0)
 			compare_named_lease(core, worker, hello->leases[i]);
-	list_for_each_safe (lease, following, &worker->leases, in_worker) {
+	list_for_each_safe(lease, following, &worker->leases, in_worker) {
 		if (lease->state != LEASE_COPYING && lease->state != LEASE_REVOKED)
 			continue;
 		/* The order was lost, or crossed the hello; it is told to stop, and will say
@@ -122,7 +122,7 @@ static void compare_joins(
 	worker->claimed_joins.count = worker->stray_joins.count = 0;
 	for (size_t i = 0; i < hello->joins_count; i++)
 		compare_named_join(core, worker, hello->joins[i]);
-	list_for_each_safe (join, following, &worker->joins, in_worker) {
+	list_for_each_safe(join, following, &worker->joins, in_worker) {
 		if (join->id == 0 || is_listed(hello->joins, hello->joins_count, join->id))
 			continue;
 		if (join->state == JOIN_LEAVING)
