@@ -14,7 +14,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 import images
-from harness import Skip, check, check_equal, run, wait_until
+from harness import Failed, Skip, check, check_equal, run, wait_until
 from images import KIB, MIB
 from sluice_wire import Client
 from system import System
@@ -77,10 +77,19 @@ class Sleeper:
     def wait_lost(self):
         wait_until(lambda: not self.is_known(), "the worker's loss", 20)
 
+    def wait_for_the_late_write(self):
+        """A broker that no longer knows its orders counts none, before the write that it slept in has ended; only its own figures tell.
+        None comes where it fell asleep before a flush."""
+        try:
+            wait_until(lambda: _written(self.worker) > self.asleep_at + 64 * KIB, "the late write", 1.0)
+        except Failed:
+            pass
+
     def wake(self):
         """Until the broker has it, and it has told that it writes under none of its orders any more."""
         check(self.is_asleep(), "it was awake already")
         self.worker.signal(signal.SIGCONT)
+        self.wait_for_the_late_write()
         wait_until(lambda: (self.name, 0) in [(one["name"], one["busy"]) for one in self.system.client.call("query-workers")],
                    "the worker's return and the end of its orders", 20)
         # a broker that has let the device go has no orders to count there; then the worker lets the leaf go
