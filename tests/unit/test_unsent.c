@@ -6,7 +6,7 @@
 #include "tests/unit/unit.h"
 
 static uint64_t deaf; /* takes nothing; 0: everybody reads */
-static uint64_t sent[100], dropped[100];
+static uint64_t sent[200], dropped[200];
 static size_t sent_count, dropped_count, tries;
 
 static int try_to_send(void *owner, uint64_t number, const void *bytes, size_t length)
