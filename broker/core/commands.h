@@ -32,6 +32,10 @@ command_run command_query_block_jobs, command_query_devices, command_query_worke
 /* commands_images.c: questions that an imaged answers */
 command_run command_query_stream_plan, command_query_allocation;
 
+void query_free(struct core *core, struct query *query);
+/* A take-over: the other imaged has the device open. */
+void query_attached(struct core *core, struct query *query, struct imaged *imaged,
+	const struct device_state *state);
 void query_planned(struct core *core, struct query *query, const struct msg_planned *planned);
 /* -1 and err: imaged is not to be believed; the query is answered all the same. */
 int MUST_CHECK query_allocation_page(struct core *core, struct query *query, struct imaged *imaged,

@@ -7,6 +7,7 @@
 #include "broker/core/devices.h"
 #include "broker/core/imageds.h"
 #include "broker/core/job.h"
+#include "common/check.h"
 
 /* ---- device-attach */
 
@@ -94,24 +95,70 @@ static void attach_new(struct core *core, const struct call *call, struct imaged
 	device_attach(core, device);
 }
 
-/* The name is there already: the same file may be taken over from an imaged that is away. */
+static bool is_taken(const struct device *device, const struct imaged *imaged)
+{
+	return !device->is_accepted || device->is_online || device->is_detaching ||
+	       (device->imaged != imaged && imaged_is_here(device->imaged));
+}
+
+/* From an imaged that seems to be away.  That it opens in the other one is the proof: the locks on the
+ * file say who has it, however long nothing was heard of the first.  Only then it moves. */
+static void take_over(
+	struct core *core, const struct call *call, struct imaged *imaged, struct device *device)
+{
+	struct query *query = must_calloc(1, sizeof(*query));
+
+	waiter_init(core, &query->waiter, call->asker);
+	name_copy(query->device, device->record.device);
+	device_attach_elsewhere(core, device, imaged)->query = query;
+}
+
+/* The name is there already: the same file may be taken over. */
 static void attach_known(struct core *core, const struct call *call, struct imaged *imaged,
 	struct device *device, const char *file)
 {
 	if (strcmp(device->record.file, file) != 0)
 		reply_device_in_use(core, call->asker, device->record.device, device->record.file,
 			"it is attached with another file");
-	else if (!device->is_accepted || device->is_online || device->is_detaching ||
-		 (device->imaged != imaged && imaged_is_here(device->imaged)))
+	else if (is_taken(device, imaged))
 		reply_device_in_use(
 			core, call->asker, device->record.device, file, "it is attached already");
-	else if (may_wait(core, call->asker)) {
-		if (device->imaged != imaged)
-			device_move(core, device, imaged);
+	else if (!may_wait(core, call->asker))
+		return;
+	else if (device->imaged != imaged)
+		take_over(core, call, imaged, device);
+	else {
 		wait_for(core, device, call);
 		device->retry_ms = 0;
 		device_touch(core, device);
 	}
+}
+
+void query_attached(struct core *core, struct query *query, struct imaged *imaged,
+	const struct device_state *state)
+{
+	struct device *device = device_find(core, query->device);
+	struct asker asker = asker_of(&query->waiter);
+
+	if (device == NULL || is_taken(device, imaged) ||
+		strcmp(device->record.file, state->file) != 0) {
+		reply_device_in_use(core, asker, query->device, NULL, "it came back meanwhile");
+		/* The other one has it, unless it is this one by now. */
+		if (device == NULL || device->imaged != imaged)
+			device_ask_detach_stranger(core, imaged, query->device);
+	} else {
+		struct device_info info;
+		struct wire_buffer value = {0};
+
+		if (device->imaged != imaged)
+			device_move(core, device, imaged);
+		device_attached(core, device, state);
+		info = device_info_of(device);
+		device_info_encode(&info, &value);
+		reply_return(core, asker, wire_buffer_bytes(&value));
+		wire_buffer_done(&value);
+	}
+	query_free(core, query);
 }
 
 void command_device_attach(struct core *core, const struct call *call)

@@ -22,7 +22,7 @@ static struct query *query_new(
 	return query;
 }
 
-static void query_free(struct core *core, struct query *query)
+void query_free(struct core *core, struct query *query)
 {
 	waiter_done(core, &query->waiter);
 	free(query->runs);

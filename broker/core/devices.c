@@ -271,9 +271,9 @@ void device_failed(struct core *core, struct device *device, const struct msg_de
 
 /* ---- asking imaged */
 
-void device_attach(struct core *core, struct device *device)
+static void send_attach(
+	struct core *core, const struct device *device, const struct request *request)
 {
-	struct request *request = request_for_device(core, device, REQUEST_ATTACH);
 	struct broker_to_imaged message = {
 		.type = BROKER_TO_IMAGED_ATTACH,
 		.attach =
@@ -287,7 +287,21 @@ void device_attach(struct core *core, struct device *device)
 			},
 	};
 
-	send_to_imaged(core, device->imaged, &message);
+	send_to_imaged(core, request->imaged, &message);
+}
+
+void device_attach(struct core *core, struct device *device)
+{
+	send_attach(core, device, request_for_device(core, device, REQUEST_ATTACH));
+}
+
+struct request *device_attach_elsewhere(
+	struct core *core, const struct device *device, struct imaged *imaged)
+{
+	struct request *request = request_new(core, imaged, REQUEST_ATTACH);
+
+	send_attach(core, device, request);
+	return request;
 }
 
 void device_ask_detach(struct core *core, struct device *device)

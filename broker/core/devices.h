@@ -33,6 +33,9 @@ void devices_compare(
 
 /* Asks imaged to attach it; who waits is answered when it has. */
 void device_attach(struct core *core, struct device *device);
+/* As above, but in another imaged; the caller gives the request its owner. */
+struct request *device_attach_elsewhere(
+	struct core *core, const struct device *device, struct imaged *imaged);
 void device_ask_detach(struct core *core, struct device *device);
 /* Of one that is not ours. */
 void device_ask_detach_stranger(struct core *core, struct imaged *imaged, const char *name);

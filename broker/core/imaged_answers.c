@@ -193,7 +193,10 @@ static int answer_query(struct core *core, const struct request *asked,
 	if (message->type == IMAGED_TO_BROKER_ALLOCATION_PAGE)
 		return query_allocation_page(core, asked->query, asked->imaged, asked->range,
 			&message->allocation_page, err);
-	query_planned(core, asked->query, &message->planned);
+	if (message->type == IMAGED_TO_BROKER_ATTACHED)
+		query_attached(core, asked->query, asked->imaged, &message->attached.state);
+	else
+		query_planned(core, asked->query, &message->planned);
 	return 0;
 }
 

@@ -342,6 +342,53 @@ START_TEST(a_failed_device_fails_its_job_and_is_attached_anew)
 }
 END_TEST
 
+static void attach_at(const char *imaged)
+{
+	struct cmd_device_attach arguments = {.device = "disk0", .file = "/leaf", .imaged = imaged};
+	struct wire_buffer packed = {0};
+
+	cmd_device_attach_encode(&arguments, &packed);
+	ask("device-attach", &packed);
+	wire_buffer_done(&packed);
+}
+
+START_TEST(a_device_moves_only_once_the_other_imaged_has_it_open)
+{
+	struct broker_to_imaged asked;
+	struct imaged_to_broker answer = {.type = IMAGED_TO_BROKER_IMAGE_ERROR};
+
+	begin();
+	imaged_hello(1, "alpha", 10, "disk0");
+	imaged_hello(2, "beta", 20, NULL);
+	core_peer_unreachable(core, now(), 1, &effects);
+
+	attach_at("beta");
+	ck_assert_int_eq(sent(2, BROKER_TO_IMAGED_ATTACH, &asked), 1);
+	answer.image_error = (struct msg_image_error){.request = asked.attach.request,
+		.class = ERROR_CLASS_DEVICE_IN_USE,
+		.msg = "another process has it"};
+	imaged_says(2, &answer);
+	imaged_hello(3, "alpha", 10, "disk0"); /* it was only out of reach */
+	ck_assert_int_eq(sent(3, BROKER_TO_IMAGED_DETACH, NULL), 0);
+	ck_assert_int_eq(published("DEVICE_ONLINE/disk0/"), 1);
+
+	core_peer_unreachable(core, now(), 3, &effects);
+	attach_at("beta");
+	ck_assert_int_eq(sent(2, BROKER_TO_IMAGED_ATTACH, &asked), 1);
+	answer = (struct imaged_to_broker){.type = IMAGED_TO_BROKER_ATTACHED,
+		.attached = {asked.attach.request, {.device = "disk0",
+							   .file = "/leaf",
+							   .format = "qcow2",
+							   .size = 1 << 20,
+							   .nbd = ""}}};
+	imaged_says(2, &answer);
+	ck_assert_int_eq(published("DEVICE_ONLINE/disk0/"), 1);
+	imaged_hello(4, "alpha", 11, "disk0");
+	ck_assert_int_eq(sent(4, BROKER_TO_IMAGED_DETACH, NULL), 1);
+	end();
+}
+END_TEST
+
 START_TEST(a_stranger_is_told_to_say_hello)
 {
 	struct worker_to_broker message = {.type = WORKER_TO_BROKER_WORKER_HEARTBEAT};
@@ -368,4 +415,5 @@ UNIT_MAIN("core_peers", a_second_live_imaged_of_a_name_is_refused,
 	a_device_detached_by_force_stays_detached_when_its_imaged_is_back,
 	a_job_without_a_worker_says_so_after_a_second,
 	a_job_whose_imaged_is_away_says_so_and_goes_on,
-	a_failed_device_fails_its_job_and_is_attached_anew, a_stranger_is_told_to_say_hello)
+	a_failed_device_fails_its_job_and_is_attached_anew,
+	a_device_moves_only_once_the_other_imaged_has_it_open, a_stranger_is_told_to_say_hello)
