@@ -21,6 +21,7 @@
 #include "common/io.h"
 #include "imaged/qcow2_format.h"
 #include "imaged/qcow2_l2_cache.h"
+#include "imaged/qcow2_pending.h"
 #include "imaged/qcow2_update.h"
 
 /* One look-up reads no more tables than this: it holds the lock. */
@@ -156,6 +157,11 @@ static int check_cluster_reference(
 			"%s is corrupt: the %s at offset 0x%llx is not at the start of a cluster",
 			image->path, what, (unsigned long long)host);
 	return check_reference(image, what, host, image->header.cluster_size, needed, err);
+}
+
+int qcow2_check_entry(struct qcow2 *image, uint64_t entry, struct err *err)
+{
+	return check_cluster_reference(image, "cluster", entry & QCOW2_OFFSET_MASK, 1, err);
 }
 
 static unsigned l2_span_bits(const struct qcow2 *image)
@@ -329,6 +335,53 @@ static bool extent_join(struct extent *extent, const struct extent *next)
 	return true;
 }
 
+/* A table of the file, NULL for one that is not there, below the entries that are not in the file yet. */
+struct table_view {
+	const struct pending *pending; /* NULL: none are of this table */
+	const uint64_t *table;
+	uint64_t first; /* guest cluster of its first entry */
+};
+
+static uint64_t entry_at(const struct table_view *view, uint64_t i)
+{
+	const struct pending_slot *slot = pending_find(view->pending, view->first + i);
+
+	if (slot)
+		return slot->entry;
+	return view->table ? view->table[i] : 0;
+}
+
+static int view_table(struct qcow2 *image, uint64_t table_offset, uint64_t offset,
+	struct table_view *ret_view, struct err *err)
+{
+	uint64_t index = offset >> l2_span_bits(image);
+	struct table_view view = {
+		.pending = pending_in_table(image->pending, index) ? image->pending : NULL,
+		.first = index << (image->header.cluster_bits - 3),
+	};
+
+	if (table_offset && load_l2_table(image, table_offset, &view.table, err) < 0)
+		return -1;
+	*ret_view = view;
+	return 0;
+}
+
+int qcow2_entry(struct qcow2 *image, uint64_t cluster, uint64_t *ret_entry, struct err *err)
+{
+	const struct pending_slot *slot = pending_find(image->pending, cluster);
+	uint64_t per_table = image->header.cluster_size / sizeof(uint64_t);
+	const uint64_t *table = NULL;
+
+	if (slot) {
+		*ret_entry = slot->entry;
+		return 0;
+	}
+	if (qcow2_l2_table(image, cluster << image->header.cluster_bits, &table, err) < 0)
+		return -1;
+	*ret_entry = table ? table[cluster % per_table] : 0;
+	return 0;
+}
+
 /* From `offset` to the end of its L2 table's span, one extent of at most `length` bytes. */
 static int table_extent(struct qcow2 *image, uint64_t table_offset, uint64_t offset,
 	uint64_t length, struct extent *ret_extent, struct err *err)
@@ -336,18 +389,18 @@ static int table_extent(struct qcow2 *image, uint64_t table_offset, uint64_t off
 	uint64_t cluster_size = image->header.cluster_size;
 	size_t entries = cluster_size / sizeof(uint64_t);
 	size_t i = (offset >> image->header.cluster_bits) % entries;
+	struct table_view view;
 	struct extent extent;
-	const uint64_t *table;
 
-	if (load_l2_table(image, table_offset, &table, err) < 0 ||
-		entry_extent(image, table_offset, table[i], offset & (cluster_size - 1), &extent,
-			err) < 0)
+	if (view_table(image, table_offset, offset, &view, err) < 0 ||
+		entry_extent(image, table_offset, entry_at(&view, i), offset & (cluster_size - 1),
+			&extent, err) < 0)
 		return -1;
 	while (++i < entries && extent.length < length) {
 		struct extent next;
 
 		/* An entry that can't be believed is reported when it is asked for. */
-		if (entry_extent(image, table_offset, table[i], 0, &next, NULL) < 0 ||
+		if (entry_extent(image, table_offset, entry_at(&view, i), 0, &next, NULL) < 0 ||
 			!extent_join(&extent, &next))
 			break;
 	}
@@ -364,7 +417,8 @@ static void absent_extent(
 
 	do {
 		end = ++index << l2_span_bits(image);
-	} while (end < offset + length && image->l1[index] == 0);
+	} while (end < offset + length && image->l1[index] == 0 &&
+		 pending_in_table(image->pending, index) == 0);
 	*ret_extent = (struct extent){.kind = EXTENT_ABSENT, .length = end - offset};
 }
 
@@ -375,7 +429,7 @@ static int piece_at(struct qcow2 *image, uint64_t offset, uint64_t length, unsig
 
 	if (l2_offset(image, offset, &table_offset, err) < 0)
 		return -1;
-	if (table_offset) {
+	if (table_offset || pending_in_table(image->pending, offset >> l2_span_bits(image))) {
 		++*tables;
 		return table_extent(image, table_offset, offset, length, ret_extent, err);
 	}

@@ -21,6 +21,8 @@ struct qcow2_refcounts; /* qcow2_refcount.c; NULL where the file is open for rea
 struct qcow2_zones;     /* qcow2_zone.c; likewise */
 struct qcow2_head;      /* qcow2_head.c; likewise */
 struct qcow2_tables;    /* qcow2_tables.c; likewise */
+struct qcow2_writes;    /* qcow2_write.c; NULL where no guest has written yet */
+struct pending;         /* qcow2_pending.c; likewise */
 
 struct qcow2 {
 	pthread_mutex_t lock;
@@ -36,6 +38,8 @@ struct qcow2 {
 	struct qcow2_zones *zones;
 	struct qcow2_head *head;
 	struct qcow2_tables *tables;
+	struct qcow2_writes *writes;
+	struct pending *pending; /* entries in effect that the file does not have yet: below, they count as the image's */
 };
 
 /* L1 and L2 entries, "Cluster mapping" of the specification. */
@@ -52,7 +56,12 @@ void qcow2_free(struct qcow2 *image); /* closes; writes nothing; NULL is fine */
 /* What this file alone says of the guest bytes at `offset`: one extent, at most `length` bytes.  Takes the lock. */
 int MUST_CHECK qcow2_map(struct qcow2 *image, uint64_t offset, uint64_t length, struct extent *ret_extent, struct err *err);
 
-/* With the lock held: the L2 table that serves `offset`, in host byte order, cluster_size/8 entries, through the cache; NULL
+/* With the lock held: the entry in effect of this guest cluster; a host cluster in it is not checked. */
+int MUST_CHECK qcow2_entry(struct qcow2 *image, uint64_t cluster, uint64_t *ret_entry, struct err *err);
+/* With the lock held: whether this entry's host cluster can be one: aligned, within the file, not in the header's tables. */
+int MUST_CHECK qcow2_check_entry(struct qcow2 *image, uint64_t entry, struct err *err);
+
+/* With the lock held: the L2 table, as the file has it, that serves `offset`, in host byte order, cluster_size/8 entries, through the cache; NULL
  * in *ret_table where L1 has none.  The pointer lives until the next call on this image. 0, or -1 and err (a table outside
  * the file or not cluster-aligned is corruption, named with its offset). */
 int MUST_CHECK qcow2_l2_table(struct qcow2 *image, uint64_t offset, const uint64_t **ret_table, struct err *err);

@@ -124,9 +124,14 @@ static int look_at(struct qcow2 *image, uint64_t index, struct batch *batch, str
 	return 0;
 }
 
-/* The tables that L1 entries [*first, end) lack, as many as the batch takes; *first moves on. */
-static int collect(
-	struct qcow2 *image, uint64_t *first, uint64_t end, struct batch *batch, struct err *err)
+/* Entries of L1, ascending: those of a list, or all of a range. */
+struct wanted {
+	const uint64_t *list; /* NULL: a range */
+	uint64_t next, end;   /* positions in the list, or the entries themselves */
+};
+
+/* The tables that wanted L1 entries lack, as many as the batch takes. */
+static int collect(struct qcow2 *image, struct wanted *wanted, struct batch *batch, struct err *err)
 {
 	int outcome = 0;
 
@@ -136,8 +141,11 @@ static int collect(
 	if (image->failed)
 		outcome = err_set_errno(
 			err, EIO, "%s has failed and must be opened anew", image->path);
-	while (outcome == 0 && *first < end && batch->count < batch->most)
-		outcome = look_at(image, (*first)++, batch, err);
+	while (outcome == 0 && wanted->next < wanted->end && batch->count < batch->most) {
+		uint64_t at = wanted->next++;
+
+		outcome = look_at(image, wanted->list ? wanted->list[at] : at, batch, err);
+	}
 	pthread_mutex_unlock(&image->lock);
 	return outcome;
 }
@@ -302,24 +310,39 @@ static int make_batch(struct qcow2 *image, struct batch *batch, struct err *err)
 	return outcome;
 }
 
-int qcow2_prepare_tables(struct qcow2 *image, uint64_t offset, uint64_t length, struct err *err)
+static int prepare(struct qcow2 *image, struct wanted *wanted, struct err *err)
 {
-	unsigned span_bits = image->header.cluster_bits * 2 - 3;
-	uint64_t first = offset >> span_bits, end = ((offset + length - 1) >> span_bits) + 1;
 	struct batch batch = {.most = BATCH_BYTES / image->header.cluster_size};
 	int outcome = 0;
 
-	bug_if(length == 0 || end > image->header.l1_entries);
-	if (batch.most > end - first)
-		batch.most = end - first;
-	batch.tables = must_calloc(batch.most, sizeof(*batch.tables));
+	if (batch.most > wanted->end - wanted->next)
+		batch.most = wanted->end - wanted->next;
+	batch.tables = must_calloc(batch.most + 1, sizeof(*batch.tables));
 	pthread_mutex_lock(&image->tables->lock);
-	while (outcome == 0 && first < end) {
-		outcome = collect(image, &first, end, &batch, err);
+	while (outcome == 0 && wanted->next < wanted->end) {
+		outcome = collect(image, wanted, &batch, err);
 		if (outcome == 0 && batch.count > 0)
 			outcome = make_batch(image, &batch, err);
 	}
 	pthread_mutex_unlock(&image->tables->lock);
 	free(batch.tables);
 	return outcome;
+}
+
+int qcow2_prepare_tables(struct qcow2 *image, uint64_t offset, uint64_t length, struct err *err)
+{
+	unsigned span_bits = image->header.cluster_bits * 2 - 3;
+	struct wanted wanted = {
+		.next = offset >> span_bits, .end = ((offset + length - 1) >> span_bits) + 1};
+
+	bug_if(length == 0 || wanted.end > image->header.l1_entries);
+	return prepare(image, &wanted, err);
+}
+
+int qcow2_prepare_listed_tables(
+	struct qcow2 *image, const uint64_t *indices, uint64_t count, struct err *err)
+{
+	struct wanted wanted = {.list = indices, .end = count};
+
+	return count > 0 ? prepare(image, &wanted, err) : 0;
 }

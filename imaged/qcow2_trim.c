@@ -18,6 +18,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_tables.h"
 #include "imaged/qcow2_update.h"
+#include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 
 /* Clusters whose counts this trim made 0, and whose space goes when that is durable. */
@@ -194,13 +195,12 @@ static int trim_locked(struct qcow2 *image, struct freed *freed, struct err *err
 	return qcow2_flush(image, err);
 }
 
-int qcow2_trim(struct qcow2 *image, bool may_reclaim, struct err *err)
+static int trim(struct qcow2 *image, bool may_reclaim, struct err *err)
 {
 	struct freed freed = {.is_changed = false};
 	struct err why;
 	int outcome = 0;
 
-	bug_if(!image->writable);
 	pthread_mutex_lock(&image->tables->lock);
 	if (may_reclaim && image->zones->left_behind_count > 0 && sees_all_references(image) &&
 		reclaim(image, &freed, &why) < 0) {
@@ -219,5 +219,19 @@ int qcow2_trim(struct qcow2 *image, bool may_reclaim, struct err *err)
 	}
 	pthread_mutex_unlock(&image->tables->lock);
 	run_set_done(&freed.runs);
+	return outcome;
+}
+
+int qcow2_trim(struct qcow2 *image, bool may_reclaim, struct err *err)
+{
+	int outcome;
+
+	bug_if(!image->writable);
+	/* What a guest's write has forgotten is counted lower first: reclaiming would do it a second time. */
+	if (image->writes && qcow2_write_back_hold(image, err) < 0)
+		return -1;
+	outcome = trim(image, may_reclaim, err);
+	if (image->writes)
+		qcow2_write_back_release(image);
 	return outcome;
 }

@@ -18,6 +18,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_repair.h"
 #include "imaged/qcow2_tables.h"
+#include "imaged/qcow2_write.h"
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
@@ -71,6 +72,7 @@ int qcow2_make_writable(struct qcow2 *image, struct err *err)
 
 void qcow2_stop_writing(struct qcow2 *image)
 {
+	qcow2_writes_end(image);
 	qcow2_zones_free(image->zones);
 	qcow2_tables_free(image->tables);
 	qcow2_head_free(image->head);
@@ -218,6 +220,8 @@ static uint64_t new_entry(
 
 	if (old & (QCOW2_OFFSET_MASK | QCOW2_COMPRESSED | QCOW2_ZERO))
 		return 0;
+	if (qcow2_write_is_under_way(image, guest >> image->header.cluster_bits))
+		return 0;
 	if (mapping->skip && mapping->skip(mapping->owner, guest))
 		return 0;
 	if (!mapping->is_data)
@@ -234,8 +238,7 @@ static void note_mapped(struct qcow2 *image, struct mapping *mapping, uint64_t i
 		qcow2_zone_mapped(image, (mapping->host >> image->header.cluster_bits) + i, 1);
 }
 
-/* Writes entries [first, first+count) of a table and what is cached of them. */
-static int write_entries(struct qcow2 *image, uint64_t table_offset, uint64_t first, uint64_t count,
+int qcow2_write_entries(struct qcow2 *image, uint64_t table_offset, uint64_t first, uint64_t count,
 	uint64_t *entries, struct err *err)
 {
 	qcow2_l2_changed(image, table_offset, (unsigned)first, (unsigned)count, entries);
@@ -279,7 +282,7 @@ static int map_in_table(
 	}
 	if (changed_end == 0)
 		return 0;
-	return write_entries(image, image->l1[index] & QCOW2_OFFSET_MASK,
+	return qcow2_write_entries(image, image->l1[index] & QCOW2_OFFSET_MASK,
 		slot + changed_first - from, changed_end - changed_first,
 		entries + (changed_first - from), err);
 }

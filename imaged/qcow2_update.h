@@ -33,7 +33,7 @@ int MUST_CHECK qcow2_prepare_tables(
 void qcow2_release(struct qcow2 *image, uint64_t offset, uint64_t length);
 
 /* Points guest clusters [offset, offset+length) at reserved, durable host clusters, but only those that the leaf still does not
- * have (L2 entry unallocated and not zero).  `skip(owner, guest_offset)` true: leave this cluster out too (touched since).
+ * have (L2 entry unallocated and not zero) and no guest is writing (qcow2_write.h).  `skip(owner, guest_offset)` true: leave this cluster out too (touched since).
  * *ret_mapped: bytes mapped; the host clusters of the others are NOT released.  `mapped_bitmap` (one bit a cluster from
  * `offset`, may be NULL) says which.  Takes the lock. 0, or -1 and err (then the image has failed). */
 typedef bool qcow2_skip(void *owner, uint64_t guest_offset);
@@ -43,6 +43,11 @@ int MUST_CHECK qcow2_map_clusters(struct qcow2 *image, uint64_t offset, uint64_t
 /* Makes still-unallocated guest clusters explicit zeroes (version 3 only).  Same outcome. */
 int MUST_CHECK qcow2_map_zeroes(struct qcow2 *image, uint64_t offset, uint64_t length,
 	qcow2_skip *skip, void *owner, uint64_t *ret_mapped, struct err *err);
+
+/* With the lock held: writes entries [first, first+count) of a table of our own, and what is cached of them; `entries` (host order)
+ * are changed to the file's order.  A failure fails the image. */
+int MUST_CHECK qcow2_write_entries(struct qcow2 *image, uint64_t table_offset, uint64_t first,
+	uint64_t count, uint64_t *entries, struct err *err);
 
 /* fdatasync of everything written so far; a failure fails the image. */
 int MUST_CHECK qcow2_flush(struct qcow2 *image, struct err *err);

@@ -68,8 +68,8 @@ void qcow2_zones_free(struct qcow2_zones *zones)
 	free(zones);
 }
 
-/* The zone that holds the cluster. */
-static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
+/* The zone that holds the cluster, or NULL. */
+static struct zone *find_zone(const struct qcow2_zones *zones, uint64_t cluster)
 {
 	size_t low = 0, high = zones->count;
 
@@ -81,8 +81,17 @@ static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
 		else
 			low = middle + 1;
 	}
-	bug_if(low == zones->count || zones->zones[low].first > cluster);
+	if (low == zones->count || zones->zones[low].first > cluster)
+		return NULL;
 	return &zones->zones[low];
+}
+
+static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
+{
+	struct zone *zone = find_zone(zones, cluster);
+
+	bug_if(!zone);
+	return zone;
 }
 
 static void no_longer_outstanding(struct qcow2_zones *zones, uint64_t first, uint64_t count)
@@ -102,6 +111,12 @@ void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count)
 {
 	bug_if(run_set_overlaps(&image->zones->free, first, count));
 	no_longer_outstanding(image->zones, first, count);
+}
+
+void qcow2_zone_mapped_if_known(struct qcow2 *image, uint64_t cluster)
+{
+	if (find_zone(image->zones, cluster))
+		qcow2_zone_mapped(image, cluster, 1);
 }
 
 void qcow2_zone_shed(struct qcow2 *image, uint64_t first, uint64_t count)

@@ -68,6 +68,8 @@ int MUST_CHECK qcow2_zone_make_ready(struct qcow2 *image, struct err *err);
 uint64_t qcow2_zone_take(struct qcow2 *image, uint64_t count, uint64_t *ret_first);
 /* These clusters are referred to from now on. */
 void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count);
+/* The same for one cluster that may be of no zone: found in the log of an earlier life. */
+void qcow2_zone_mapped_if_known(struct qcow2 *image, uint64_t cluster);
 /* These clusters of the free set are no part of a zone any more. */
 void qcow2_zone_shed(struct qcow2 *image, uint64_t first, uint64_t count);
 /* The next zone begins here; what zones had behind it has left them. */

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A write-back takes a copy of what is pending, and writes only those entries that are still the same when their turn comes: a
+ * newer one may point to bytes that this flush has not seen. */
+#include "imaged/qcow2_write_back.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/cleanup.h"
+#include "common/io.h"
+#include "common/log.h"
+#include "imaged/qcow2_head.h"
+#include "imaged/qcow2_refcount.h"
+#include "imaged/qcow2_tables.h"
+#include "imaged/qcow2_zone.h"
+
+struct item {
+	uint64_t cluster, entry, in_file;
+};
+
+struct batch {
+	struct item *items; /* owned; by ascending cluster */
+	size_t count;
+	uint64_t *tables; /* owned; numbers of the L2 tables, ascending */
+	size_t table_count;
+	struct run_list dropped; /* what the file named before */
+	bool is_announced;
+};
+
+static void batch_done(struct batch *batch)
+{
+	free(batch->items);
+	free(batch->tables);
+	free(batch->dropped.runs);
+}
+
+static int compare_items(const void *left, const void *right)
+{
+	const struct item *a = left, *b = right;
+
+	return (a->cluster > b->cluster) - (a->cluster < b->cluster);
+}
+
+static void add_run(struct run_list *list, uint64_t first, uint64_t count)
+{
+	if (list->count > 0) {
+		struct run *last = &list->runs[list->count - 1];
+
+		if (last->first + last->count == first) {
+			last->count += count;
+			return;
+		}
+	}
+	if (list->count == list->capacity) {
+		list->capacity = list->capacity ? list->capacity * 2 : 16;
+		list->runs = must_realloc(list->runs, list->capacity, sizeof(*list->runs));
+	}
+	list->runs[list->count++] = (struct run){first, count};
+}
+
+/* The host clusters that an entry of the file names. */
+static struct run clusters_of(const struct qcow2 *image, uint64_t entry)
+{
+	unsigned bits = image->header.cluster_bits, offset_bits = 62 - (bits - 8);
+	uint64_t host = entry & QCOW2_OFFSET_MASK, length, end;
+
+	if (!(entry & QCOW2_COMPRESSED))
+		return (struct run){host >> bits, host ? 1 : 0};
+	host = entry & ((UINT64_C(1) << offset_bits) - 1);
+	length = (((entry & (QCOW2_COMPRESSED - 1)) >> offset_bits) + 1) * 512 - host % 512;
+	end = (host + length - 1) >> bits;
+	return (struct run){host >> bits, end - (host >> bits) + 1};
+}
+
+static bool is_same_place(const struct qcow2 *image, uint64_t entry, uint64_t other)
+{
+	struct run a = clusters_of(image, entry), b = clusters_of(image, other);
+
+	return a.first == b.first && a.count == b.count;
+}
+
+/* With the lock held. */
+static void copy_pending(const struct qcow2 *image, struct batch *batch)
+{
+	const struct pending *pending = image->pending;
+
+	batch->items = must_calloc(pending->count + 1, sizeof(*batch->items));
+	for (uint32_t i = 0; i < PENDING_SLOTS && batch->count < pending->count; i++) {
+		const struct pending_slot *slot = &pending->slots[i];
+
+		if (slot->cluster != 0)
+			batch->items[batch->count++] =
+				(struct item){slot->cluster - 1, slot->entry, slot->in_file};
+	}
+}
+
+static void find_tables(const struct qcow2 *image, struct batch *batch)
+{
+	unsigned bits = image->header.cluster_bits - 3;
+
+	batch->tables = must_calloc(batch->count + 1, sizeof(*batch->tables));
+	for (size_t i = 0; i < batch->count; i++) {
+		uint64_t table = batch->items[i].cluster >> bits;
+
+		if (batch->table_count == 0 || batch->tables[batch->table_count - 1] != table)
+			batch->tables[batch->table_count++] = table;
+	}
+}
+
+/* What the file will no longer name may leak until it is counted lower: the header says where. */
+static int announce(struct qcow2 *image, struct batch *batch, struct err *err)
+{
+	uint64_t first = UINT64_MAX, end = 0;
+	int outcome;
+
+	for (size_t i = 0; i < batch->count; i++) {
+		struct run run = clusters_of(image, batch->items[i].in_file);
+
+		if (run.count == 0 ||
+			is_same_place(image, batch->items[i].entry, batch->items[i].in_file))
+			continue;
+		if (run.first < first)
+			first = run.first;
+		if (run.first + run.count > end)
+			end = run.first + run.count;
+	}
+	if (end == 0)
+		return 0;
+	pthread_mutex_lock(&image->head->lock);
+	qcow2_zone_expect_leaks(image, first << image->header.cluster_bits,
+		(end - first) << image->header.cluster_bits);
+	outcome = qcow2_zone_write_hint(image, NULL, err);
+	pthread_mutex_unlock(&image->head->lock);
+	batch->is_announced = true;
+	return outcome;
+}
+
+/* The file has this entry from now on. */
+static void settle(struct qcow2 *image, struct batch *batch, struct pending_slot *slot,
+	uint64_t before, uint64_t entry)
+{
+	struct run now = clusters_of(image, entry), old = clusters_of(image, before);
+
+	if (!is_same_place(image, entry, before)) {
+		if (now.count > 0)
+			qcow2_zone_mapped_if_known(image, now.first);
+		if (old.count > 0)
+			add_run(&batch->dropped, old.first, old.count);
+	}
+	pending_remove(image->pending, slot);
+}
+
+/* Items [first, end) are served by one table, which is our own.  Some may have changed meanwhile: those wait for the next time. */
+static int write_table(
+	struct qcow2 *image, struct batch *batch, size_t first, size_t end, struct err *err)
+{
+	uint64_t per_table = image->header.cluster_size / 8;
+	uint64_t index = batch->items[first].cluster / per_table;
+	uint64_t low = batch->items[first].cluster % per_table;
+	uint64_t count = batch->items[end - 1].cluster % per_table - low + 1;
+	CLEANUP_FREE uint64_t *entries = must_calloc(count, 8);
+	CLEANUP_FREE uint64_t *before = must_calloc(end - first, 8);
+	CLEANUP_FREE struct pending_slot **slots = must_calloc(end - first, sizeof(*slots));
+	const uint64_t *table;
+
+	bug_if(!qcow2_table_is_owned(image, index));
+	if (qcow2_l2_table(image, batch->items[first].cluster << image->header.cluster_bits, &table,
+		    err) < 0)
+		return -1;
+	memcpy(entries, table + low, count * 8);
+	for (size_t i = first; i < end; i++) {
+		const struct item *item = &batch->items[i];
+		struct pending_slot *slot = pending_find(image->pending, item->cluster);
+		uint64_t at = item->cluster % per_table - low;
+
+		if (slot->entry != item->entry)
+			continue;
+		slots[i - first] = slot;
+		slot->on_its_way = item->entry;
+		before[i - first] = entries[at];
+		entries[at] = item->entry;
+	}
+	if (qcow2_write_entries(
+		    image, image->l1[index] & QCOW2_OFFSET_MASK, low, count, entries, err) < 0)
+		return -1;
+	for (size_t i = first; i < end; i++) {
+		if (slots[i - first])
+			settle(image, batch, slots[i - first], before[i - first],
+				batch->items[i].entry);
+	}
+	return 0;
+}
+
+/* The lock is given up between tables: a guest waits for one small write at most. */
+static int write_entries(struct qcow2 *image, struct batch *batch, struct err *err)
+{
+	unsigned bits = image->header.cluster_bits - 3;
+	size_t first = 0;
+	int outcome = 0;
+
+	while (first < batch->count && outcome == 0) {
+		uint64_t table = batch->items[first].cluster >> bits;
+		size_t end = first;
+
+		while (end < batch->count && batch->items[end].cluster >> bits == table)
+			end++;
+		pthread_mutex_lock(&image->lock);
+		if (image->failed)
+			outcome = err_set_errno(
+				err, EIO, "%s has failed and must be opened anew", image->path);
+		else
+			outcome = write_table(image, batch, first, end, err);
+		pthread_mutex_unlock(&image->lock);
+		first = end;
+	}
+	return outcome;
+}
+
+/* What was dropped, now that this is durable. */
+static void hand_over(struct qcow2 *image, struct batch *batch)
+{
+	struct qcow2_writes *writes = image->writes;
+	size_t left_out = 0;
+
+	pthread_mutex_lock(&image->lock);
+	for (size_t i = 0; i < batch->dropped.count; i++) {
+		if (writes->forgotten.count < FORGOTTEN_MAX)
+			add_run(&writes->forgotten, batch->dropped.runs[i].first,
+				batch->dropped.runs[i].count);
+		else
+			left_out++;
+	}
+	writes->announced += batch->is_announced;
+	if (writes->hooks.wake && (batch->is_announced || writes->forgotten.count > 0))
+		writes->hooks.wake(writes->hooks.owner);
+	pthread_mutex_unlock(&image->lock);
+	if (left_out > 0)
+		log_warn("%s: %zu runs of clusters leak until the image is opened anew",
+			image->path, left_out);
+}
+
+static int write_back_batch(
+	struct qcow2 *image, struct batch *batch, enum write_back how, struct err *err)
+{
+	find_tables(image, batch);
+	if (announce(image, batch, err) < 0 ||
+		qcow2_prepare_listed_tables(image, batch->tables, batch->table_count, err) < 0 ||
+		qcow2_flush(image, err) < 0 || write_entries(image, batch, err) < 0)
+		return -1;
+	if (how == WRITE_BACK_LAZY && batch->dropped.count == 0)
+		return 0;
+	return qcow2_flush(image, err);
+}
+
+static int run_once(struct qcow2 *image, enum write_back how, struct err *err)
+{
+	struct qcow2_writes *writes = image->writes;
+	struct batch batch = {.items = NULL};
+	bool has_unflushed;
+	int outcome;
+
+	has_unflushed = atomic_exchange(&writes->has_unflushed, false);
+	pthread_mutex_lock(&image->lock);
+	copy_pending(image, &batch);
+	pthread_mutex_unlock(&image->lock);
+	if (batch.count > 0) {
+		qsort(batch.items, batch.count, sizeof(*batch.items), compare_items);
+		outcome = write_back_batch(image, &batch, how, err);
+	} else {
+		outcome = how == WRITE_BACK_DURABLE && has_unflushed ? qcow2_flush(image, err) : 0;
+	}
+	if (outcome < 0)
+		batch.dropped.count = 0; /* not known to be forgotten by what is on disk */
+	/* Written, but not yet known to be durable. */
+	if (outcome < 0 || (how == WRITE_BACK_LAZY && has_unflushed))
+		atomic_store(&writes->has_unflushed, true);
+	hand_over(image, &batch);
+	batch_done(&batch);
+	return outcome;
+}
+
+static int check_failed(struct qcow2 *image, struct err *err)
+{
+	bool failed;
+
+	pthread_mutex_lock(&image->lock);
+	failed = image->failed;
+	pthread_mutex_unlock(&image->lock);
+	return failed ? err_set_errno(
+				err, EIO, "%s has failed and must be opened anew", image->path)
+		      : 0;
+}
+
+static int take_turn(
+	struct qcow2 *image, enum write_back how, uint64_t *ret_served, struct err *err)
+{
+	struct qcow2_writes *writes = image->writes;
+	int outcome;
+
+	*ret_served = writes->asked;
+	writes->is_running = true;
+	pthread_mutex_unlock(&writes->turn_lock);
+	pthread_mutex_lock(&writes->running);
+	outcome = run_once(image, how, err);
+	pthread_mutex_unlock(&writes->running);
+	pthread_mutex_lock(&writes->turn_lock);
+	writes->is_running = false;
+	pthread_cond_broadcast(&writes->turned);
+	return outcome;
+}
+
+/* Everybody who asked before a durable turn began is served by it; who was not served takes a turn himself. */
+int qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err)
+{
+	struct qcow2_writes *writes = image->writes;
+	uint64_t number, served;
+	int outcome = 0;
+
+	pthread_mutex_lock(&writes->turn_lock);
+	number = how == WRITE_BACK_DURABLE ? ++writes->asked : UINT64_MAX;
+	while (writes->is_running && writes->done < number)
+		pthread_cond_wait(&writes->turned, &writes->turn_lock);
+	if (writes->done < number) {
+		outcome = take_turn(image, how, &served, err);
+		if (outcome == 0 && how == WRITE_BACK_DURABLE)
+			writes->done = served;
+	}
+	pthread_mutex_unlock(&writes->turn_lock);
+	return outcome < 0 ? -1 : check_failed(image, err);
+}
+
+/* One cluster less used: 0 references left are noted in `freed`. */
+static int lower_one(struct qcow2 *image, uint64_t cluster, struct run_list *freed, struct err *err)
+{
+	uint64_t count;
+
+	if (qcow2_refcount_read(image, cluster, &count, err) < 0)
+		return -1;
+	if (count == 0) {
+		log_warn("%s is corrupt: cluster %llu was in use and is counted as free",
+			image->path, (unsigned long long)cluster);
+		return 0;
+	}
+	if (count > 1)
+		return qcow2_refcount_write(image, cluster, 1, count - 1, err);
+	add_run(freed, cluster, 1);
+	return 0;
+}
+
+static int compare_runs(const void *left, const void *right)
+{
+	const struct run *a = left, *b = right;
+
+	return (a->first > b->first) - (a->first < b->first);
+}
+
+/* Compressed clusters may share a host cluster, which then comes more than once: one at a time. */
+static int lower_all(struct qcow2 *image, const struct run_list *forgotten, struct run_list *freed,
+	struct err *err)
+{
+	int outcome = 0;
+
+	for (size_t i = 0; i < forgotten->count && outcome == 0; i++) {
+		struct run_list of_run = {.runs = NULL};
+
+		pthread_mutex_lock(&image->lock);
+		for (uint64_t j = 0; j < forgotten->runs[i].count && outcome == 0; j++)
+			outcome = lower_one(image, forgotten->runs[i].first + j, &of_run, err);
+		if (outcome == 0 && of_run.count > 0)
+			outcome =
+				qcow2_refcount_write_runs(image, of_run.runs, of_run.count, 0, err);
+		pthread_mutex_unlock(&image->lock);
+		for (size_t j = 0; j < of_run.count && outcome == 0; j++)
+			add_run(freed, of_run.runs[j].first, of_run.runs[j].count);
+		free(of_run.runs);
+	}
+	return outcome;
+}
+
+static void punch(struct qcow2 *image, struct run_list *freed)
+{
+	unsigned bits = image->header.cluster_bits;
+
+	if (freed->count == 0)
+		return;
+	qsort(freed->runs, freed->count, sizeof(*freed->runs), compare_runs);
+	for (size_t i = 0; i < freed->count; i++) {
+		/* A file system without holes keeps it, which does no harm. */
+		if (fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			    (off_t)(freed->runs[i].first << bits),
+			    (off_t)(freed->runs[i].count << bits)) < 0)
+			return;
+	}
+}
+
+static int forget_locked(struct qcow2 *image, struct err *err)
+{
+	struct qcow2_writes *writes = image->writes;
+	struct run_list forgotten, freed = {.runs = NULL};
+	struct run_set recycled;
+	unsigned announced;
+	int outcome;
+
+	pthread_mutex_lock(&image->lock);
+	forgotten = writes->forgotten;
+	recycled = writes->recycled;
+	announced = writes->announced;
+	writes->forgotten = (struct run_list){.runs = NULL};
+	writes->recycled = (struct run_set){.runs = NULL};
+	writes->announced = 0;
+	pthread_mutex_unlock(&image->lock);
+	if (forgotten.count + recycled.count > 0 && writes->hooks.wait)
+		writes->hooks.wait(writes->hooks.owner);
+	for (size_t i = 0; i < recycled.count; i++)
+		qcow2_release(image, recycled.runs[i].first << image->header.cluster_bits,
+			recycled.runs[i].count << image->header.cluster_bits);
+	outcome = lower_all(image, &forgotten, &freed, err);
+	if (outcome == 0)
+		punch(image, &freed);
+	pthread_mutex_lock(&image->head->lock);
+	while (announced-- > 0)
+		qcow2_zone_leaks_over(image);
+	pthread_mutex_unlock(&image->head->lock);
+	free(forgotten.runs);
+	free(freed.runs);
+	run_set_done(&recycled);
+	return outcome;
+}
+
+int qcow2_forget(struct qcow2 *image, struct err *err)
+{
+	int outcome;
+
+	pthread_mutex_lock(&image->writes->forgetting);
+	outcome = forget_locked(image, err);
+	pthread_mutex_unlock(&image->writes->forgetting);
+	return outcome;
+}
+
+int qcow2_write_back_hold(struct qcow2 *image, struct err *err)
+{
+	struct qcow2_writes *writes = image->writes;
+	bool is_clean = false;
+	int outcome = 0;
+
+	pthread_mutex_lock(&writes->forgetting);
+	while (!is_clean && outcome == 0) {
+		outcome = forget_locked(image, err);
+		if (outcome < 0)
+			break;
+		pthread_mutex_lock(&writes->running);
+		pthread_mutex_lock(&image->lock);
+		is_clean = writes->forgotten.count == 0;
+		pthread_mutex_unlock(&image->lock);
+		if (!is_clean)
+			pthread_mutex_unlock(&writes->running);
+	}
+	if (outcome < 0)
+		pthread_mutex_unlock(&writes->forgetting);
+	return outcome;
+}
+
+void qcow2_write_back_release(struct qcow2 *image)
+{
+	pthread_mutex_unlock(&image->writes->running);
+	pthread_mutex_unlock(&image->writes->forgetting);
+}
