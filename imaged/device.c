@@ -31,6 +31,7 @@ struct device *device_new(struct device_host *host, const char *name)
 	device->strand = strand_new(host->pool);
 	device->first_id = random_id();
 	pthread_mutex_init(&device->lock, NULL);
+	guest_activity_init(&device->activity);
 	return device;
 }
 
@@ -52,6 +53,7 @@ void device_free(struct device *device)
 		device_post_close(device);
 	strand_free(device->strand);
 	pthread_mutex_destroy(&device->lock);
+	guest_activity_done(&device->activity);
 	free(device);
 }
 

@@ -17,6 +17,7 @@
 
 #include "common/roots.h"
 #include "imaged/description.h"
+#include "imaged/guest_activity.h"
 #include "imaged/join.h"
 #include "imaged/lease.h"
 #include "imaged/live_chain.h"
@@ -47,9 +48,10 @@ struct device {
 	uint64_t first_id; /* ids of joins and leases: this and up, never used twice */
 	atomic_uint_fast64_t ids_drawn;
 	struct device_file file;
-	unsigned requests;	   /* the control thread's: posted and not yet answered */
-	atomic_bool needs_tidying; /* something waits for a lock byte to become free */
-	atomic_bool is_tidying;	   /* a device_tidy is posted */
+	unsigned requests;		/* the control thread's: posted and not yet answered */
+	atomic_bool needs_tidying;	/* something waits for a lock byte to become free */
+	atomic_bool is_tidying;		/* a device_tidy is posted */
+	struct guest_activity activity; /* guards itself */
 
 	enum device_phase phase;
 	struct live_chain live;	   /* unless closed; so are all below */
