@@ -12,6 +12,7 @@
 #include "common/link.h"
 #include "common/log.h"
 #include "common/random.h"
+#include "imaged/guest_report.h"
 #include "imaged/hello.h"
 #include "imaged/request.h"
 #include "schemas/errors.gen.h"
@@ -29,7 +30,7 @@ struct control {
 	struct link *link;
 	uint64_t session;  /* counts hellos */
 	unsigned requests; /* not answered yet */
-	uint64_t tidied_ms;
+	uint64_t tidied_ms, reported_ms;
 	uint64_t deadline_ms; /* of winding down; 0: not yet */
 	bool has_goodbye_said;
 	char *refusal;
@@ -292,6 +293,28 @@ static uint64_t tick(void *owner, uint64_t now_ms)
 	return now_ms + interval_ms;
 }
 
+static void report_guests(struct control *control, struct device *device, uint64_t now_ms)
+{
+	struct wire_buffer buffer = {0};
+
+	if (guest_report_encode(device, now_ms, &buffer))
+		(void)send_buffer(control, &buffer);
+	wire_buffer_done(&buffer);
+}
+
+static uint64_t report_tick(void *owner, uint64_t now_ms)
+{
+	struct control *control = owner;
+	bool may_report = link_is_up(control->link) && !atomic_load(&control->host->is_stopping);
+
+	if (now_ms < control->reported_ms + GUEST_REPORT_MS)
+		return control->reported_ms + GUEST_REPORT_MS;
+	control->reported_ms = now_ms;
+	for (size_t i = 0; may_report && i < control->host->count; i++)
+		report_guests(control, control->host->devices[i], now_ms);
+	return now_ms + GUEST_REPORT_MS;
+}
+
 static void say_goodbye(struct control *control)
 {
 	const struct msg_imaged_goodbye goodbye = {0};
@@ -351,7 +374,9 @@ static int connect_all(struct control *control, struct mq *mq, const char *broke
 		return -1;
 	if (loop_add_fd(control->loop, control->done_fd, answer_all, control, err) < 0)
 		return -1;
-	return loop_add_tick(control->loop, tick, control, err);
+	if (loop_add_tick(control->loop, tick, control, err) < 0)
+		return -1;
+	return loop_add_tick(control->loop, report_tick, control, err);
 }
 
 struct control *control_new(struct mq *mq, struct loop *loop, struct device_host *host,

@@ -52,6 +52,8 @@ struct device {
 	atomic_bool needs_tidying;	/* something waits for a lock byte to become free */
 	atomic_bool is_tidying;		/* a device_tidy is posted */
 	struct guest_activity activity; /* guards itself */
+	uint64_t guests_seen_ms; /* the control thread's, and the next: last look at activity */
+	bool has_told_load;	 /* the broker does not know yet that the guest is silent */
 
 	enum device_phase phase;
 	struct live_chain live;	   /* unless closed; so are all below */
