@@ -138,7 +138,7 @@ static void finish_request(struct control *control, struct request *request)
 		atomic_store(&device->is_tidying, false);
 	control->requests--;
 	if (device && --device->requests == 0 && device->phase == DEVICE_CLOSED)
-		device_host_remove(control->host, device);
+		(void)device_host_remove(control->host, device);
 	request_free(request);
 }
 
@@ -272,9 +272,22 @@ static bool tidy_devices(struct control *control)
 			is_waiting = true;
 			atomic_store(&device->is_tidying, true);
 			post_ours(control, device, REQUEST_TIDY, 0);
+		} else if (atomic_exchange(&device->is_suspect, false)) {
+			post_ours(control, device, REQUEST_LOOK, 0);
 		}
 	}
 	return is_waiting;
+}
+
+/* Those that were closed under a guest, which has left since. */
+static void remove_closed(struct control *control)
+{
+	for (size_t i = control->host->count; i-- > 0;) {
+		struct device *device = control->host->devices[i];
+
+		if (device->requests == 0 && device->phase == DEVICE_CLOSED)
+			(void)device_host_remove(control->host, device);
+	}
 }
 
 static uint64_t tick(void *owner, uint64_t now_ms)
@@ -286,6 +299,7 @@ static uint64_t tick(void *owner, uint64_t now_ms)
 	if (now_ms < control->tidied_ms + interval_ms)
 		return control->tidied_ms + interval_ms;
 	control->tidied_ms = now_ms;
+	remove_closed(control);
 	is_waiting = tidy_devices(control);
 	if (control->deadline_ms &&
 		((!is_waiting && control->requests == 0) || now_ms >= control->deadline_ms))

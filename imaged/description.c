@@ -54,7 +54,7 @@ static size_t packed_bytes(const struct device_state *state)
 }
 
 struct description *description_new(
-	const char *device, const struct chain *chain, bool copy_on_read)
+	const char *device, const struct chain *chain, bool copy_on_read, const char *uri)
 {
 	struct description *description = must_calloc(1, sizeof *description);
 	struct device_state *state = &description->state;
@@ -69,7 +69,7 @@ struct description *description_new(
 		.cluster_size = chain->leaf ? chain->leaf->header.cluster_size : 0,
 		.read_only = chain->read_only,
 		.copy_on_read = copy_on_read,
-		.nbd = "",
+		.nbd = text(&description->memory, uri),
 	};
 	state->chain_count =
 		description_chain(device, chain, 1, &description->memory, &state->chain);

@@ -18,7 +18,7 @@ struct description {
 
 /* One reference.  Everything is copied. */
 struct description *description_new(
-	const char *device, const struct chain *chain, bool copy_on_read);
+	const char *device, const struct chain *chain, bool copy_on_read, const char *uri);
 struct description *description_get(struct description *description);
 /* NULL is fine. */
 void description_put(struct description *description);

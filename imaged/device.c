@@ -20,6 +20,8 @@
 #include "schemas/errors.gen.h"
 
 #define LATE_BYTES_MAX 4096
+#define HOLD_BACK_MS \
+	10000 /* so long what guests asked of a failed device may take to be answered */
 
 struct device *device_new(struct device_host *host, const char *name)
 {
@@ -30,6 +32,8 @@ struct device *device_new(struct device_host *host, const char *name)
 	device->host = host;
 	device->strand = strand_new(host->pool);
 	device->first_id = random_id();
+	device->raw_fd = -1;
+	gate_init(&device->gate);
 	pthread_mutex_init(&device->lock, NULL);
 	guest_activity_init(&device->activity);
 	return device;
@@ -52,6 +56,7 @@ void device_free(struct device *device)
 	if (device->phase != DEVICE_CLOSED)
 		device_post_close(device);
 	strand_free(device->strand);
+	gate_done(&device->gate);
 	pthread_mutex_destroy(&device->lock);
 	guest_activity_done(&device->activity);
 	free(device);
@@ -103,20 +108,28 @@ static void set_description(struct device *device, struct description *descripti
 	description_put(old);
 }
 
+static struct description *describe(struct device *device, bool copies_on_read)
+{
+	const struct device_host *host = device->host;
+	CLEANUP_FREE char *uri = NULL;
+
+	if (host->uri_before &&
+		asprintf(&uri, "%s%s%s", host->uri_before, device->name, host->uri_after) < 0)
+		bug_if(true);
+	return description_new(device->name, chain_of(device), copies_on_read, uri ? uri : "");
+}
+
 void device_describe(struct device *device)
 {
 	bool copies_on_read = device->description->state.copy_on_read;
 
-	set_description(device, description_new(device->name, chain_of(device), copies_on_read));
+	set_description(device, describe(device, copies_on_read));
 }
 
 /* The first description; refused where a hello could not tell all any more. */
 static int describe_first(struct device *device, bool copies_on_read, struct err *err)
 {
-	struct description *description =
-		description_new(device->name, chain_of(device), copies_on_read);
-
-	set_description(device, description);
+	set_description(device, describe(device, copies_on_read));
 	if (atomic_load(&device->host->description_bytes) <= DEVICE_HOST_DESCRIPTION_BYTES_MAX)
 		return 0;
 	return err_set(err, "too many devices with long chains are attached");
@@ -172,6 +185,8 @@ static int make_ready(struct device *device, struct err *err)
 {
 	struct chain *chain = chain_of(device);
 
+	if (!chain->leaf && !chain->read_only)
+		device->raw_fd = chain->layers[0].layer->fd;
 	if (!chain->leaf || chain->read_only)
 		return 0;
 	if (note_late_workers(device, chain->leaf->fd, err) < 0)
@@ -211,6 +226,8 @@ static int open_device(struct device *device, const struct device_attach *attach
 		device_close(device);
 		return -1;
 	}
+	device->guest_size = chain->size;
+	device->is_served = true;
 	return 0;
 }
 
@@ -234,15 +251,30 @@ static int check_same(
 		device->description->state.file);
 }
 
+/* Guests that were connected when it failed wait meanwhile. */
+static int open_anew(struct device *device, const struct device_attach *attach, struct err *err)
+{
+	int r;
+
+	if (!gate_close(&device->gate, HOLD_BACK_MS))
+		return err_set(err,
+			"Device '%s': what guests asked of it before is not answered yet",
+			device->name);
+	if (device->phase == DEVICE_FAILED)
+		device_close(device);
+	r = open_device(device, attach, err);
+	gate_open(&device->gate);
+	return r;
+}
+
 int device_attach(
 	struct device *device, const struct device_attach *attach, struct trouble *trouble)
 {
 	if (device->phase == DEVICE_OPEN)
 		return check_same(device, attach, &trouble->err);
-	if (device->phase == DEVICE_FAILED)
-		device_close(device);
-	if (open_device(device, attach, &trouble->err) < 0)
+	if (open_anew(device, attach, &trouble->err) < 0)
 		return -1;
+	device_host_let_guests_in(device->host, device);
 	log_info("device=%s attached '%s' layers=%zu", device->name,
 		chain_of(device)->layers[0].path, chain_of(device)->count);
 	return 0;
@@ -251,6 +283,9 @@ int device_attach(
 int device_detach(struct device *device, struct trouble *trouble)
 {
 	if (device->stream && device->phase == DEVICE_OPEN)
+		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
+			"Device '%s' is in use", device->name);
+	if (device->phase != DEVICE_CLOSED && !device_host_keep_guests_out(device->host, device))
 		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
 			"Device '%s' is in use", device->name);
 	if (device->phase != DEVICE_CLOSED)
@@ -270,6 +305,20 @@ void device_trim(struct device *device)
 			device->name, err.text);
 }
 
+/* What a guest was answered for is in the file; it shall be on the disk, too. */
+static void close_to_guests(struct device *device)
+{
+	if (device->raw_fd >= 0 && !atomic_load(&device->has_raw_failed) &&
+		fdatasync(device->raw_fd) < 0)
+		log_error("device=%s flushing it failed: %s", device->name, strerrordesc_np(errno));
+	/* As qcow2_free does: what could not be written is clean in memory all the same. */
+	if (atomic_load(&device->has_raw_failed))
+		(void)posix_fadvise(device->raw_fd, 0, 0, POSIX_FADV_DONTNEED);
+	atomic_store(&device->has_raw_failed, false);
+	device->raw_fd = -1;
+	device->is_served = false;
+}
+
 void device_close(struct device *device)
 {
 	if (device->phase == DEVICE_CLOSED)
@@ -285,6 +334,7 @@ void device_close(struct device *device)
 	join_table_done(&device->joins);
 	pthread_mutex_unlock(&device->lock);
 	lease_table_done(&device->leases);
+	close_to_guests(device);
 	device->leaf = NULL;
 	live_chain_done(&device->live);
 	free(device->late_bytes);
@@ -295,16 +345,21 @@ void device_close(struct device *device)
 	device_host_release(device->host, device);
 }
 
+static bool has_failed(struct device *device)
+{
+	bool has_leaf_failed;
+
+	if (!device->leaf)
+		return atomic_load(&device->has_raw_failed);
+	pthread_mutex_lock(&device->leaf->lock);
+	has_leaf_failed = device->leaf->failed;
+	pthread_mutex_unlock(&device->leaf->lock);
+	return has_leaf_failed;
+}
+
 bool device_notice_failure(struct device *device, struct err *err)
 {
-	bool has_failed;
-
-	if (device->phase != DEVICE_OPEN || !device->leaf)
-		return false;
-	pthread_mutex_lock(&device->leaf->lock);
-	has_failed = device->leaf->failed;
-	pthread_mutex_unlock(&device->leaf->lock);
-	if (!has_failed)
+	if (device->phase != DEVICE_OPEN || !has_failed(device))
 		return false;
 	device->phase = DEVICE_FAILED;
 	pthread_mutex_lock(&device->lock);

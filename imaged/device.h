@@ -2,8 +2,8 @@
 /* A named live image: its chain, who may write to it, and what is reserved in it.
  *
  * Who may do what: requests of the broker run on the device's strand, one at a time, and own everything that is not said to be
- * guarded.  The control thread reads what `lock` guards (for its hello).  Guests' threads will use `live`, the leaf's engine (it
- * locks itself) and device_touch.  `lock` is never held across I/O.
+ * guarded.  The control thread reads what `lock` guards (for its hello).  Guests' threads (guest.h) are inside `gate` while they use
+ * `live`, the leaf's engine (it locks itself) and device_touch.  `lock` is never held across I/O.
  *
  *   closed ──attach──▶ open ──a flush or metadata write fails──▶ failed
  *      ▲───────────────detach / attach anew──────────────────────────┘ */
@@ -18,6 +18,7 @@
 #include "common/roots.h"
 #include "imaged/description.h"
 #include "imaged/guest_activity.h"
+#include "imaged/gate.h"
 #include "imaged/join.h"
 #include "imaged/lease.h"
 #include "imaged/live_chain.h"
@@ -55,6 +56,16 @@ struct device {
 	uint64_t guests_seen_ms; /* the control thread's, and the next: last look at activity */
 	bool has_told_load;	 /* the broker does not know yet that the guest is silent */
 
+	unsigned guests;    /* clients connected; guarded by the host's lock, as is the next */
+	bool admits_guests; /* more may come */
+	struct gate gate;   /* each of their requests is inside; what follows changes only while it is closed */
+	bool is_served;	    /* `live` is there */
+	uint64_t guest_size;
+	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
+	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
+	atomic_bool is_suspect;		    /* a guest's request failed: the strand is to see whether the device did */
+	atomic_uint_fast64_t complained_ms; /* when a guest's error was last logged */
+
 	enum device_phase phase;
 	struct live_chain live;	   /* unless closed; so are all below */
 	struct qcow2 *leaf;	   /* NULL: a raw leaf, or read-only */
@@ -86,9 +97,9 @@ void device_post_close(struct device *device);
  * trouble. */
 int MUST_CHECK device_attach(
 	struct device *device, const struct device_attach *attach, struct trouble *trouble);
-/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while a job is open on it. */
+/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while a job is open on it or a guest is connected. */
 int MUST_CHECK device_detach(struct device *device, struct trouble *trouble);
-/* Without asking: revokes everything and closes. */
+/* Without asking: revokes everything and closes.  The gate is closed, or no guest is there. */
 void device_close(struct device *device);
 
 /* 0 if the device is open; -1 and err if it is closed or has failed. */

@@ -14,13 +14,18 @@ void device_host_init(struct device_host *host, const struct roots *roots, const
 	pthread_mutex_init(&host->lock, NULL);
 }
 
-void device_host_done(struct device_host *host)
+void device_host_close(struct device_host *host)
 {
 	for (size_t i = 0; i < host->count; i++)
 		device_post_close(host->devices[i]);
 	strand_pool_drain(host->pool);
+}
+
+void device_host_done(struct device_host *host)
+{
+	device_host_close(host);
 	while (host->count > 0)
-		device_host_remove(host, host->devices[host->count - 1]);
+		bug_if(!device_host_remove(host, host->devices[host->count - 1]));
 	pthread_mutex_destroy(&host->lock);
 }
 
@@ -40,15 +45,22 @@ static size_t place_of(const struct device_host *host, const char *name)
 	return low;
 }
 
+/* With the lock held. */
+static struct device *find(struct device_host *host, const char *name)
+{
+	size_t place = place_of(host, name);
+
+	if (place < host->count && strcmp(host->devices[place]->name, name) == 0)
+		return host->devices[place];
+	return NULL;
+}
+
 struct device *device_host_find(struct device_host *host, const char *name)
 {
-	struct device *device = NULL;
-	size_t place;
+	struct device *device;
 
 	pthread_mutex_lock(&host->lock);
-	place = place_of(host, name);
-	if (place < host->count && strcmp(host->devices[place]->name, name) == 0)
-		device = host->devices[place];
+	device = find(host, name);
 	pthread_mutex_unlock(&host->lock);
 	return device;
 }
@@ -71,11 +83,15 @@ struct device *device_host_add(struct device_host *host, const char *name)
 	return device;
 }
 
-void device_host_remove(struct device_host *host, struct device *device)
+bool device_host_remove(struct device_host *host, struct device *device)
 {
 	size_t place;
 
 	pthread_mutex_lock(&host->lock);
+	if (device->guests > 0) {
+		pthread_mutex_unlock(&host->lock);
+		return false;
+	}
 	place = place_of(host, device->name);
 	bug_if(place == host->count || host->devices[place] != device);
 	memmove(&host->devices[place], &host->devices[place + 1],
@@ -83,6 +99,59 @@ void device_host_remove(struct device_host *host, struct device *device)
 	host->count--;
 	pthread_mutex_unlock(&host->lock);
 	device_free(device);
+	return true;
+}
+
+struct device *device_host_admit(struct device_host *host, const char *name)
+{
+	struct device *device;
+
+	pthread_mutex_lock(&host->lock);
+	device = find(host, name);
+	if (device && device->admits_guests)
+		device->guests++;
+	else
+		device = NULL;
+	pthread_mutex_unlock(&host->lock);
+	return device;
+}
+
+void device_host_dismiss(struct device_host *host, struct device *device)
+{
+	pthread_mutex_lock(&host->lock);
+	bug_if(device->guests == 0);
+	device->guests--;
+	pthread_mutex_unlock(&host->lock);
+}
+
+void device_host_let_guests_in(struct device_host *host, struct device *device)
+{
+	pthread_mutex_lock(&host->lock);
+	device->admits_guests = true;
+	pthread_mutex_unlock(&host->lock);
+}
+
+bool device_host_keep_guests_out(struct device_host *host, struct device *device)
+{
+	bool is_free;
+
+	pthread_mutex_lock(&host->lock);
+	is_free = device->guests == 0;
+	if (is_free)
+		device->admits_guests = false;
+	pthread_mutex_unlock(&host->lock);
+	return is_free;
+}
+
+void device_host_each_served(
+	struct device_host *host, void (*visit)(void *owner, const char *name), void *owner)
+{
+	pthread_mutex_lock(&host->lock);
+	for (size_t i = 0; i < host->count; i++) {
+		if (host->devices[i]->admits_guests)
+			visit(owner, host->devices[i]->name);
+	}
+	pthread_mutex_unlock(&host->lock);
 }
 
 struct device *device_host_of_id(struct device_host *host, uint64_t id)

@@ -18,6 +18,8 @@
 struct device_host {
 	const struct roots *roots;
 	const char *boot_id; /* of this machine's kernel */
+	/* A device's URI for guests is its name between these two; NULL: no guests are served. */
+	const char *uri_before, *uri_after;
 	struct strand_pool *pool;
 	atomic_bool is_stopping; /* long work ends early, as failed */
 	atomic_uint leases;	 /* open, over all devices */
@@ -32,15 +34,26 @@ struct device_host {
 /* Borrows all three. */
 void device_host_init(struct device_host *host, const struct roots *roots, const char *boot_id,
 	struct strand_pool *pool);
-/* Closes the devices side by side, and frees them. */
+/* Closes the devices side by side.  Guests, if there are any, are held back by the gates for good. */
+void device_host_close(struct device_host *host);
+/* The same, and frees them. */
 void device_host_done(struct device_host *host);
 
 /* NULL where there is none of that name. */
 struct device *device_host_find(struct device_host *host, const char *name);
 /* NULL where there are too many; the name is not there yet. */
 struct device *device_host_add(struct device_host *host, const char *name);
-/* Takes it from the list and frees it. */
-void device_host_remove(struct device_host *host, struct device *device);
+/* Takes it from the list and frees it, unless a guest is connected: then false. */
+bool device_host_remove(struct device_host *host, struct device *device);
+/* Any thread: counts a guest in, so that the device stays.  NULL: no guest can be served under that name. */
+struct device *device_host_admit(struct device_host *host, const char *name);
+void device_host_dismiss(struct device_host *host, struct device *device);
+/* On the device's strand: lets guests come, or none any more; false, and nothing is changed, where one is there already. */
+void device_host_let_guests_in(struct device_host *host, struct device *device);
+bool device_host_keep_guests_out(struct device_host *host, struct device *device);
+/* Calls `visit` for the name of each device that admits guests, with the host's lock held. */
+void device_host_each_served(
+	struct device_host *host, void (*visit)(void *owner, const char *name), void *owner);
 /* The device that drew this id of a join or lease; NULL: none of those that there are. */
 struct device *device_host_of_id(struct device_host *host, uint64_t id);
 

@@ -117,7 +117,7 @@ static void note_failure(struct request *request, const struct err *cause)
 	};
 
 	if (err.text[0] == '\0')
-		err_set(&err, "writing metadata failed");
+		err_set(&err, "a write or flush of it failed");
 	if (device_notice_failure(request->device, &err))
 		msg_device_failed_encode(&failed, &request->notice);
 }
@@ -134,6 +134,8 @@ enum request_outcome request_carry_out(struct request *request)
 	case REQUEST_TIDY:
 		device_tidy(request->device);
 		break;
+	case REQUEST_LOOK:
+		break; /* note_failure looks after every request */
 	case REQUEST_REVOKE:
 		if (request->device->phase != DEVICE_CLOSED)
 			reservation_revoke_all(request->device);

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #include "common/check.h"
+#include "common/decompress.h"
 #include "common/io.h"
-#include "workers/decompress.h"
 #include "workers/zero_test.h"
 
 #define WRITEBACK_BYTES ((uint64_t)1 << 20) /* start write-back when so much lies in one piece */
@@ -151,6 +151,11 @@ static bool is_same_stream(const struct source_extent *left, const struct source
 	       left->cluster == right->cluster;
 }
 
+static enum decompress_codec codec_of(const struct source_extent *source)
+{
+	return source->codec == CODEC_ZSTD ? DECOMPRESS_ZSTD : DECOMPRESS_DEFLATE;
+}
+
 /* Makes machine->cluster what `source` yields; several pieces may come from one stream. */
 static int load_cluster(struct copying *copying, const struct copy_file *file,
 	const struct source_extent *source, uint64_t position)
@@ -171,7 +176,7 @@ static int load_cluster(struct copying *copying, const struct copy_file *file,
 	if (stored == 0)
 		return fail_source(copying, file->path, position, source->length, source->offset,
 			"unexpected end of file");
-	if (decompress(machine->decompressor, source->codec, machine->stored, (size_t)stored,
+	if (decompress(machine->decompressor, codec_of(source), machine->stored, (size_t)stored,
 		    machine->cluster, source->cluster, &why) < 0)
 		return fail_source(
 			copying, file->path, position, source->length, source->offset, why.text);

@@ -25,8 +25,8 @@ FOREIGN = {
     "zmq.h": r"^common/mq[^/]*\.[ch]$",
     "lmdb.h": r"^broker/store_lmdb[^/]*\.[ch]$",
     "msgpack.h": r"^schemas/wire[^/]*\.[ch]$",
-    "libdeflate.h": r"^workers/decompress\.c$",
-    "zstd.h": r"^workers/decompress\.c$",
+    "libdeflate.h": r"^common/decompress\.c$",
+    "zstd.h": r"^common/decompress\.c$",
     "jansson.h": r"^clients/[^/]*\.[ch]$",
 }
 

@@ -8,7 +8,7 @@ from tree import TOP, finish
 MANUALS = {
     "broker/main.c": "broker/sluice-broker.8",
     "workers/main.c": "workers/sluice-worker.8",
-    "imaged/main.c": "imaged/sluice-imaged.8",
+    "imaged/settings.c": "imaged/sluice-imaged.8",
 }
 ENTRY = re.compile(r'\{(?:\.name = )?"([a-z-]+)",\s*(?:\.kind = )?OPTION_')
 

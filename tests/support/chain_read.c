@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/decompress.h"
 #include "common/io.h"
 #include "imaged/chain.h"
-#include "workers/decompress.h"
 
 #define PIECE_MAX (UINT64_C(4) << 20)
 
@@ -54,7 +54,7 @@ static void read_compressed(
 		pread_full(chain->layers[extent->layer].layer->fd, compressed, extent->host_length,
 			extent->host_offset) < 0)
 		die("reading a compressed cluster");
-	if (decompress(decompressor, extent->codec == EXTENT_ZSTD ? CODEC_ZSTD : CODEC_DEFLATE,
+	if (decompress(decompressor, extent->codec == EXTENT_ZSTD ? DECOMPRESS_ZSTD : DECOMPRESS_DEFLATE,
 		    compressed, extent->host_length, plain, extent->cluster_size, &err) < 0)
 		die(chain->layers[extent->layer].path);
 	memcpy(bytes, plain + extent->cluster_skip, extent->length);

@@ -5,12 +5,12 @@
 #include <zstd.h>
 
 #include "tests/unit/unit.h"
-#include "workers/decompress.h"
+#include "common/decompress.h"
 
 #define CLUSTER 4096
 
 struct stream {
-	enum codec codec;
+	enum decompress_codec codec;
 	unsigned char plain[CLUSTER];
 	unsigned char bytes[2 * CLUSTER];
 	size_t length;
@@ -27,12 +27,12 @@ static void fill_plain(unsigned char *bytes)
 	}
 }
 
-static struct stream make_stream(enum codec codec)
+static struct stream make_stream(enum decompress_codec codec)
 {
 	struct stream stream = {.codec = codec};
 
 	fill_plain(stream.plain);
-	if (codec == CODEC_ZSTD) {
+	if (codec == DECOMPRESS_ZSTD) {
 		stream.length =
 			ZSTD_compress(stream.bytes, sizeof stream.bytes, stream.plain, CLUSTER, 3);
 	} else {
@@ -59,7 +59,7 @@ static int try_stream(const struct stream *stream, size_t stored, size_t length,
 	return rc;
 }
 
-static const enum codec codecs[] = {CODEC_DEFLATE, CODEC_ZSTD};
+static const enum decompress_codec codecs[] = {DECOMPRESS_DEFLATE, DECOMPRESS_ZSTD};
 
 START_TEST(a_stream_is_read_also_with_a_neighbour_behind_it)
 {

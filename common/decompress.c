@@ -3,7 +3,7 @@
  *
  * A compressed cluster's length is known only in sectors, so bytes of its neighbour may follow the stream; both
  * libraries are used in the way that stops at the stream's own end. */
-#include "workers/decompress.h"
+#include "common/decompress.h"
 
 #include <libdeflate.h>
 #include <stdlib.h>
@@ -85,17 +85,14 @@ static int unzstd_cluster(struct decompressor *decompressor, const void *stored,
 	return 0;
 }
 
-int decompress(struct decompressor *decompressor, enum codec codec, const void *stored,
+int decompress(struct decompressor *decompressor, enum decompress_codec codec, const void *stored,
 	size_t stored_bytes, void *ret_bytes, size_t length, struct err *err)
 {
 	switch (codec) {
-	case CODEC_DEFLATE:
+	case DECOMPRESS_DEFLATE:
 		return inflate_cluster(decompressor, stored, stored_bytes, ret_bytes, length, err);
-	case CODEC_ZSTD:
+	case DECOMPRESS_ZSTD:
 		return unzstd_cluster(decompressor, stored, stored_bytes, ret_bytes, length, err);
-	case CODEC_PLAIN:
-	case CODEC_ZERO:
-		break;
 	}
-	return err_set(err, "codec %s is not compressed", codec_name(codec));
+	return err_set(err, "there is no codec %d", (int)codec);
 }
