@@ -298,9 +298,9 @@ class HandWorker:
         self.broker.ask("end_join", join=self.join, stopped=True)
 
 
-def start_imaged(place, *options):
+def start_imaged(place, *options, environment=None):
     broker = ImagesBroker(place)
-    imaged = place.start("sluice-imaged", "--root", place.path, *options)
+    imaged = place.start("sluice-imaged", "--root", place.path, *options, environment=environment)
     broker.wait_hello()
     return broker, imaged
 
