@@ -336,4 +336,5 @@ static struct nbdkit_plugin registration = {
 	.extents = sluice_extents,
 };
 
+NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
 NBDKIT_REGISTER_PLUGIN(registration)
