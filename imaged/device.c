@@ -15,6 +15,7 @@
 #include "common/ofd_lock.h"
 #include "common/random.h"
 #include "imaged/device_host.h"
+#include "imaged/device_writes.h"
 #include "imaged/reservation.h"
 #include "imaged/stream.h"
 #include "schemas/errors.gen.h"
@@ -35,6 +36,7 @@ struct device *device_new(struct device_host *host, const char *name)
 	device->raw_fd = -1;
 	gate_init(&device->gate);
 	pthread_mutex_init(&device->lock, NULL);
+	pthread_mutex_init(&device->writes_lock, NULL);
 	guest_activity_init(&device->activity);
 	return device;
 }
@@ -57,6 +59,7 @@ void device_free(struct device *device)
 		device_post_close(device);
 	strand_free(device->strand);
 	gate_done(&device->gate);
+	pthread_mutex_destroy(&device->writes_lock);
 	pthread_mutex_destroy(&device->lock);
 	guest_activity_done(&device->activity);
 	free(device);
@@ -194,6 +197,9 @@ static int make_ready(struct device *device, struct err *err)
 	if (qcow2_make_writable(chain->leaf, err) < 0)
 		return -1;
 	device->leaf = chain->leaf;
+	/* Before anything is reclaimed: what the log names is in use. */
+	if (device_adopt_writes(device, err) < 0)
+		return -1;
 	if (device->late_count == 0)
 		return qcow2_trim(device->leaf, true, err);
 	log_info(
@@ -218,6 +224,7 @@ static int open_device(struct device *device, const struct device_attach *attach
 	lease_table_init(&device->leases);
 	device->phase = DEVICE_OPEN;
 	if (make_ready(device, err) < 0) {
+		device_end_writes(device);
 		device->leaf = NULL;
 		device_close(device);
 		return -1;
@@ -227,6 +234,7 @@ static int open_device(struct device *device, const struct device_attach *attach
 		return -1;
 	}
 	device->guest_size = chain->size;
+	atomic_store(&device->copies_on_read, attach->copy_on_read && device->leaf);
 	device->is_served = true;
 	return 0;
 }
@@ -305,6 +313,12 @@ void device_trim(struct device *device)
 			device->name, err.text);
 }
 
+void device_trim_if_idle(struct device *device)
+{
+	if (!device_host_has_guests(device->host, device))
+		device_trim(device);
+}
+
 /* What a guest was answered for is in the file; it shall be on the disk, too. */
 static void close_to_guests(struct device *device)
 {
@@ -324,6 +338,7 @@ void device_close(struct device *device)
 	if (device->phase == DEVICE_CLOSED)
 		return;
 	stream_forget(device);
+	device_end_writes(device);
 	device_tidy(device);
 	device_trim(device);
 	atomic_fetch_sub(&device->host->leases, (unsigned)device->leases.open);
@@ -337,6 +352,7 @@ void device_close(struct device *device)
 	close_to_guests(device);
 	device->leaf = NULL;
 	live_chain_done(&device->live);
+	device_forget_writes(device);
 	free(device->late_bytes);
 	device->late_bytes = NULL;
 	device->late_count = 0;
@@ -416,7 +432,7 @@ void device_tidy(struct device *device)
 	if (is_waiting)
 		atomic_store(&device->needs_tidying, true);
 	else if (was_waiting && !device->stream)
-		device_trim(device);
+		device_trim_if_idle(device);
 }
 
 void device_touch(struct device *device, uint64_t offset, uint64_t length)

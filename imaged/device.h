@@ -30,7 +30,9 @@
 #define DEVICE_QUARANTINE_MAX (UINT64_C(1) << 30)
 
 struct device_host;
+struct keeper;
 struct stream;
+struct write_log;
 
 /* Which file a device has; guarded by the host's lock. */
 struct device_file {
@@ -63,6 +65,12 @@ struct device {
 	uint64_t guest_size;
 	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
 	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
+	pthread_mutex_t writes_lock;	    /* who begins writes */
+	atomic_bool has_writes;		    /* they are begun (device_writes.h), and these are there: */
+	struct write_log *write_log;
+	struct keeper *keeper;
+	bool keeps_log;		    /* when it is closed */
+	atomic_bool copies_on_read; /* as attached */
 	atomic_bool is_suspect;		    /* a guest's request failed: the strand is to see whether the device did */
 	atomic_uint_fast64_t complained_ms; /* when a guest's error was last logged */
 
@@ -110,6 +118,8 @@ bool device_notice_failure(struct device *device, struct err *err);
 void device_describe(struct device *device);
 /* Gives zone space that is not used back to the file system, and what leaked in an earlier life if nobody can write there. */
 void device_trim(struct device *device);
+/* The same, unless guests are connected: they would wait for new space.  It is done when the last has left. */
+void device_trim_if_idle(struct device *device);
 /* Ends quarantines whose lock byte has become free; sets needs_tidying. */
 void device_tidy(struct device *device);
 

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "common/check.h"
+#include "imaged/device_writes.h"
 #include "schemas/errors.gen.h"
 
 void device_host_init(struct device_host *host, const struct roots *roots, const char *boot_id,
@@ -120,7 +121,9 @@ void device_host_dismiss(struct device_host *host, struct device *device)
 {
 	pthread_mutex_lock(&host->lock);
 	bug_if(device->guests == 0);
-	device->guests--;
+	/* What was held ready for guests' writes is given back. */
+	if (--device->guests == 0 && device_has_writes(device))
+		atomic_store(&device->needs_tidying, true);
 	pthread_mutex_unlock(&host->lock);
 }
 
@@ -141,6 +144,16 @@ bool device_host_keep_guests_out(struct device_host *host, struct device *device
 		device->admits_guests = false;
 	pthread_mutex_unlock(&host->lock);
 	return is_free;
+}
+
+bool device_host_has_guests(struct device_host *host, const struct device *device)
+{
+	bool has_guests;
+
+	pthread_mutex_lock(&host->lock);
+	has_guests = device->guests > 0;
+	pthread_mutex_unlock(&host->lock);
+	return has_guests;
 }
 
 void device_host_each_served(

@@ -20,6 +20,7 @@ struct device_host {
 	const char *boot_id; /* of this machine's kernel */
 	/* A device's URI for guests is its name between these two; NULL: no guests are served. */
 	const char *uri_before, *uri_after;
+	const char *log_folder; /* for the logs of guests' writes; NULL: no guest writes to a qcow2 leaf */
 	struct strand_pool *pool;
 	atomic_bool is_stopping; /* long work ends early, as failed */
 	atomic_uint leases;	 /* open, over all devices */
@@ -51,6 +52,7 @@ void device_host_dismiss(struct device_host *host, struct device *device);
 /* On the device's strand: lets guests come, or none any more; false, and nothing is changed, where one is there already. */
 void device_host_let_guests_in(struct device_host *host, struct device *device);
 bool device_host_keep_guests_out(struct device_host *host, struct device *device);
+bool device_host_has_guests(struct device_host *host, const struct device *device);
 /* Calls `visit` for the name of each device that admits guests, with the host's lock held. */
 void device_host_each_served(
 	struct device_host *host, void (*visit)(void *owner, const char *name), void *owner);

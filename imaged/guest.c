@@ -122,8 +122,10 @@ int guest_pread(struct guest *guest, void *ret_bytes, uint64_t offset, uint64_t 
 
 	if (number)
 		return number;
+	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_read(device, ret_bytes, offset, length)
 				     : read_chain(device, ret_bytes, offset, length);
+	guest_activity_end(&device->activity);
 	gate_leave(&device->gate, side);
 	return number;
 }
@@ -136,8 +138,10 @@ int guest_pwrite(struct guest *guest, const void *bytes, uint64_t offset, uint64
 
 	if (number)
 		return number;
+	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_write(device, bytes, offset, length)
 				     : guest_write(device, bytes, offset, length);
+	guest_activity_end(&device->activity);
 	return leave(guest, side, number);
 }
 
@@ -149,8 +153,10 @@ int guest_put_zeroes(struct guest *guest, uint64_t offset, uint64_t length, bool
 
 	if (number)
 		return number;
+	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_zero(device, offset, length, may_trim)
 				     : guest_zero(device, offset, length, may_trim);
+	guest_activity_end(&device->activity);
 	return leave(guest, side, number);
 }
 
@@ -162,8 +168,10 @@ int guest_discard(struct guest *guest, uint64_t offset, uint64_t length)
 
 	if (number)
 		return number;
+	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_trim(device, offset, length)
 				     : guest_trim(device, offset, length);
+	guest_activity_end(&device->activity);
 	return leave(guest, side, number);
 }
 

@@ -10,7 +10,9 @@
 #include "common/decompress.h"
 #include "common/io.h"
 #include "common/log.h"
+#include "imaged/device_writes.h"
 #include "imaged/guest_write.h"
+#include "imaged/keeper.h"
 
 #define COMPLAINTS_MS \
 	1000 /* of one device: not more often than this is logged why a guest's read failed */
@@ -125,6 +127,26 @@ static int complain(struct device *device, uint64_t offset, const struct err *er
 	return err->number ? err->number : EIO;
 }
 
+/* The leaf lacks what a guest asked for: the job may bring it first, or it is copied when the guest has its answer. */
+static void note_miss(struct device *device, uint64_t offset, uint64_t length)
+{
+	struct err err = {0};
+
+	guest_activity_missed(&device->activity, offset, length);
+	if (!atomic_load_explicit(&device->copies_on_read, memory_order_relaxed))
+		return;
+	if (device_begin_writes(device, &err) == 0)
+		keeper_keep(device->keeper, offset, length);
+	else
+		log_warn("device=%s what guests read is not kept: %s", device->name, err.text);
+}
+
+static bool is_miss(const struct extent *extent)
+{
+	return extent->layer > 0 &&
+	       (extent->kind == EXTENT_DATA || extent->kind == EXTENT_COMPRESSED);
+}
+
 int guest_read_chain(struct device *device, struct chain *chain, size_t first_layer, void *buffer,
 	uint64_t offset, uint64_t length)
 {
@@ -137,6 +159,8 @@ int guest_read_chain(struct device *device, struct chain *chain, size_t first_la
 		if (chain_map(chain, first, chain->count, offset, length, &extent, &err) < 0 ||
 			read_extent(chain, &extent, buffer, &err) < 0)
 			return complain(device, offset, &err);
+		if (first == 0 && is_miss(&extent))
+			note_miss(device, offset, extent.length);
 		buffer = (char *)buffer + extent.length;
 		offset += extent.length;
 		length -= extent.length;

@@ -177,8 +177,18 @@ static int take_over(struct qcow2 *image, unsigned char *planned, struct err *er
 	if (qcow2_head_write(image, 0, HEAD_SECTOR, err) < 0 || qcow2_flush(image, err) < 0)
 		return -1;
 	bug_if(qcow2_header_parse(head->bytes, head->length, INT64_MAX, &header, NULL) < 0);
+	/* Only what a switch changes: guests read the rest meanwhile, without the lock. */
 	pthread_mutex_lock(&image->lock);
-	image->header = header;
+	memcpy(image->header.backing_name, header.backing_name, sizeof(header.backing_name));
+	memcpy(image->header.backing_format, header.backing_format, sizeof(header.backing_format));
+	image->header.backing_name_offset = header.backing_name_offset;
+	image->header.backing_format_offset = header.backing_format_offset;
+	image->header.extensions_end = header.extensions_end;
+	image->header.zone_hint_offset = header.zone_hint_offset;
+	image->header.zone_hint_length = header.zone_hint_length;
+	image->header.bitmaps_offset = header.bitmaps_offset;
+	image->header.bitmaps_length = header.bitmaps_length;
+	image->header.has_unknown_extensions = header.has_unknown_extensions;
 	pthread_mutex_unlock(&image->lock);
 	head->hint_at = (size_t)header.zone_hint_offset;
 	return 0;

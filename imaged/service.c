@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "imaged/service.h"
 
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ struct service {
 	struct roots *roots;
 	struct strand_pool *pool;
 	struct device_host *host;
+	char run_dir[PATH_MAX];
 	bool is_ending;	       /* guests are to be held back */
 	uint64_t held_back_ms; /* since then no guest's request has been answered; 0: not yet */
 };
@@ -97,6 +99,10 @@ struct service *service_new(const struct settings *settings, const char *uri_bef
 	device_host_init(service->host, service->roots, settings->boot_id, service->pool);
 	service->host->uri_before = uri_before;
 	service->host->uri_after = uri_after;
+	if (program_run_dir(service->run_dir, sizeof service->run_dir, err) < 0 ||
+		program_make_dir(service->run_dir, err) < 0)
+		return NULL;
+	service->host->log_folder = service->run_dir;
 	if (attach_all(service->host, &settings->devices, err) < 0)
 		return NULL;
 	return steal(&service);

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "imaged/chain_names.h"
 #include "imaged/device_host.h"
+#include "imaged/device_writes.h"
 #include "imaged/names.h"
 #include "imaged/reservation.h"
 #include "imaged/snapshots.h"
@@ -281,7 +282,7 @@ void stream_close(struct device *device, const char *job)
 	if (!device->stream || strcmp(device->stream->job, job) != 0)
 		return;
 	stream_forget(device);
-	device_trim(device);
+	device_trim_if_idle(device);
 	log_info("device=%s job=%s closed, the header is as it was", device->name, job);
 }
 
@@ -311,7 +312,7 @@ static int find_missing(struct device *device, uint64_t *ret_missing, struct tro
 
 static int flush(struct device *device, struct trouble *trouble)
 {
-	if (qcow2_flush(device->leaf, &trouble->err) < 0)
+	if (device_flush(device, &trouble->err) < 0)
 		return trouble_during(trouble, TROUBLE_FLUSHING);
 	return 0;
 }
@@ -328,7 +329,7 @@ static int switch_chain(struct device *device, struct trouble *trouble)
 	live_chain_drop(&device->live, stream->kept, stream->backing_name);
 	stream_forget(device);
 	device_describe(device);
-	device_trim(device);
+	device_trim_if_idle(device);
 	log_info("device=%s job finished, the leaf names '%s' and needs nothing else", device->name,
 		device->leaf->header.backing_name);
 	return 0;

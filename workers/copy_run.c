@@ -20,7 +20,7 @@
 #include "common/check.h"
 #include "common/decompress.h"
 #include "common/io.h"
-#include "workers/zero_test.h"
+#include "common/zero_test.h"
 
 #define WRITEBACK_BYTES ((uint64_t)1 << 20) /* start write-back when so much lies in one piece */
 /* At most so much in one write: measured on ext4, writes of 2 MiB and more take four times as long altogether. */

@@ -12,7 +12,7 @@
 #include "tests/unit/folder.h"
 #include "tests/unit/unit.h"
 #include "workers/copy_run.h"
-#include "workers/zero_test.h"
+#include "common/zero_test.h"
 
 #define SOURCE_BYTES ((size_t)1 << 20)
 #define LEAF_BYTES   ((size_t)6 << 20)

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "tests/unit/unit.h"
-#include "workers/zero_test.h"
+#include "common/zero_test.h"
 
 START_TEST(no_bytes_at_all_are_zero)
 {

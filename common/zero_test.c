@@ -3,7 +3,7 @@
  *
  * Most clusters that hold data betray it in their first bytes, so those are asked first; the rest is read in blocks whose
  * words are or-ed together without a branch, which the compiler turns into vector instructions. */
-#include "workers/zero_test.h"
+#include "common/zero_test.h"
 
 #include <stdint.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whether bytes are all zero. */
-#ifndef SLUICE_WORKERS_ZERO_TEST_H
-#define SLUICE_WORKERS_ZERO_TEST_H
+#ifndef SLUICE_COMMON_ZERO_TEST_H
+#define SLUICE_COMMON_ZERO_TEST_H
 
 #include <stdbool.h>
 #include <stddef.h>
