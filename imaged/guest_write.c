@@ -203,8 +203,8 @@ static int find_room(struct qcow2 *leaf, struct write_step *step, struct cluster
 		*ret_count = 1;
 		return 0;
 	}
-	if (qcow2_reserve(leaf, (step->claim.end - step->claim.first) * cluster_size, ret_runs,
-		    RUNS_MAX, ret_count, &err) < 0)
+	if (qcow2_reserve_fresh(leaf, (step->claim.end - step->claim.first) * cluster_size,
+		    ret_runs, RUNS_MAX, ret_count, &err) < 0)
 		return to_number(&err);
 	for (unsigned i = 0; i < *ret_count; i++)
 		got += ret_runs[i].length;
@@ -218,7 +218,7 @@ static void give_back(struct qcow2 *leaf, const struct write_step *step,
 	const struct cluster_run *runs, unsigned run_count)
 {
 	for (unsigned i = 0; i < run_count && !step->reused; i++)
-		qcow2_release(leaf, runs[i].offset, runs[i].length);
+		qcow2_release_fresh(leaf, runs[i].offset, runs[i].length);
 }
 
 static int write_claimed(struct device *device, struct chain *chain, struct write_step *step,
@@ -440,12 +440,12 @@ static int keep_cluster(
 	number = guest_read_chain(device, chain, 1, bytes, offset, length);
 	if (number != 0 || bytes_are_zero(bytes, cluster_size))
 		return number;
-	if (qcow2_reserve(leaf, cluster_size, &run, 1, &count, &err) < 0)
+	if (qcow2_reserve_fresh(leaf, cluster_size, &run, 1, &count, &err) < 0)
 		return to_number(&err);
 	if (pwrite_full(leaf->fd, bytes, cluster_size, run.offset) < 0)
 		number = errno;
 	if (number != 0 || !qcow2_write_keep(leaf, cluster, run.offset))
-		qcow2_release(leaf, run.offset, run.length);
+		qcow2_release_fresh(leaf, run.offset, run.length);
 	return number;
 }
 

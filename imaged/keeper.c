@@ -63,7 +63,7 @@ static int keep_house(struct keeper *keeper)
 	struct range range;
 	struct err err;
 
-	if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, &err) < 0)
+	if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
 		return -1;
 	if (is_pending_much(image) && qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
 		return -1;
@@ -74,7 +74,7 @@ static int keep_house(struct keeper *keeper)
 
 		(void)guest_keep(keeper->device, range.offset, range.length);
 		gate_leave(&keeper->device->gate, side);
-		if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, &err) < 0)
+		if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
 			return -1;
 	}
 	return 0;

@@ -122,6 +122,8 @@ static int shed_free(struct qcow2 *image, struct freed *freed, struct err *err)
 	int outcome;
 
 	pthread_mutex_lock(&image->lock);
+	qcow2_zone_end_freshness(image);
+	image->zones->named_until = 0;
 	freed->is_changed |= set->count > 0;
 	while (set->count > 0) {
 		struct run run = set->runs[set->count - 1];

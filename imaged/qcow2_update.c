@@ -22,9 +22,6 @@
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
-/* A reservation is not cut into more pieces than this as long as a new zone can be made. */
-#define RUNS_WITHOUT_NEED 16
-
 static int check_file(struct qcow2 *image, struct err *err)
 {
 	struct stat status;
@@ -86,50 +83,37 @@ void qcow2_stop_writing(struct qcow2 *image)
 
 int qcow2_flush(struct qcow2 *image, struct err *err)
 {
-	int number = 0;
+	struct run_set fresh;
+	bool failed;
+	int number;
 
 	pthread_mutex_lock(&image->lock);
-	if (image->failed)
-		number = EIO;
+	failed = image->failed;
+	if (!failed)
+		qcow2_zone_before_flush(image, &fresh);
+	pthread_mutex_unlock(&image->lock);
+	if (failed)
+		return err_set_errno(
+			err, EIO, "%s has failed and must be opened anew", image->path);
+	number = fdatasync(image->fd) < 0 ? errno : 0;
+	pthread_mutex_lock(&image->lock);
+	if (number == 0)
+		qcow2_zone_after_flush(image, &fresh);
+	else
+		qcow2_fail(image, number, "cannot flush", err);
 	pthread_mutex_unlock(&image->lock);
 	if (number != 0)
-		return err_set_errno(
-			err, number, "%s has failed and must be opened anew", image->path);
-	if (fdatasync(image->fd) == 0)
-		return 0;
-	number = errno;
-	pthread_mutex_lock(&image->lock);
-	qcow2_fail(image, number, "cannot flush", err);
-	pthread_mutex_unlock(&image->lock);
-	return -1;
+		run_set_done(&fresh);
+	return number == 0 ? 0 : -1;
 }
 
-/* Whether the free set can serve this without a new zone: in one run, or in a few large ones. */
-static bool can_serve(struct qcow2 *image, uint64_t clusters, unsigned runs_max)
-{
-	const struct run_set *set = &image->zones->free;
-	struct run largest[RUNS_WITHOUT_NEED];
-	uint64_t total = 0;
-	size_t count;
-
-	if (run_set_best(set, clusters))
-		return true;
-	if (set->total < clusters)
-		return false;
-	count = run_set_largest(
-		set, largest, runs_max < RUNS_WITHOUT_NEED ? runs_max : RUNS_WITHOUT_NEED);
-	for (size_t i = 0; i < count; i++)
-		total += largest[i].count;
-	return total >= clusters;
-}
-
-static unsigned take_runs(
-	struct qcow2 *image, uint64_t clusters, struct cluster_run *ret_runs, unsigned runs_max)
+static unsigned take_runs(struct qcow2 *image, uint64_t clusters, enum zone_kind kind,
+	struct cluster_run *ret_runs, unsigned runs_max)
 {
 	unsigned bits = image->header.cluster_bits, count = 0;
 
 	while (clusters > 0 && count < runs_max) {
-		uint64_t first, taken = qcow2_zone_take(image, clusters, &first);
+		uint64_t first, taken = qcow2_zone_take(image, clusters, kind, &first);
 
 		if (taken == 0)
 			break;
@@ -139,8 +123,8 @@ static unsigned take_runs(
 	return count;
 }
 
-static int take_or_make(struct qcow2 *image, uint64_t clusters, struct cluster_run *ret_runs,
-	unsigned runs_max, unsigned *ret_count, struct err *err)
+static int take_or_make(struct qcow2 *image, uint64_t clusters, enum zone_kind kind,
+	struct cluster_run *ret_runs, unsigned runs_max, unsigned *ret_count, struct err *err)
 {
 	bool was_made = false, is_full = false;
 
@@ -151,8 +135,8 @@ static int take_or_make(struct qcow2 *image, uint64_t clusters, struct cluster_r
 		pthread_mutex_lock(&image->lock);
 		failed = image->failed;
 		/* A new zone may be smaller than what is asked for: what there is then is given. */
-		if (!failed && (was_made || can_serve(image, clusters, runs_max)))
-			count = take_runs(image, clusters, ret_runs, runs_max);
+		if (!failed && (was_made || qcow2_zone_can_serve(image, clusters, runs_max, kind)))
+			count = take_runs(image, clusters, kind, ret_runs, runs_max);
 		pthread_mutex_unlock(&image->lock);
 		if (failed)
 			return err_set_errno(
@@ -162,7 +146,7 @@ static int take_or_make(struct qcow2 *image, uint64_t clusters, struct cluster_r
 			return 0;
 		if (is_full)
 			return -1;
-		if (qcow2_zone_make(image, clusters, err) < 0) {
+		if (qcow2_zone_make(image, clusters, kind, err) < 0) {
 			if (err->number != ENOSPC)
 				return -1;
 			is_full = true;
@@ -179,8 +163,8 @@ int qcow2_reserve(struct qcow2 *image, uint64_t bytes, struct cluster_run *ret_r
 	unsigned count = 0;
 
 	bug_if(clusters == 0 || runs_max == 0);
-	if (take_or_make(image, clusters, ret_runs, runs_max, &count, &why) == 0) {
-		if (qcow2_zone_make_ready(image, &why) == 0) {
+	if (take_or_make(image, clusters, ZONE_DURABLE, ret_runs, runs_max, &count, &why) == 0) {
+		if (qcow2_zone_make_ready(image, ZONE_DURABLE, &why) == 0) {
 			*ret_count = count;
 			return 0;
 		}
@@ -192,12 +176,30 @@ int qcow2_reserve(struct qcow2 *image, uint64_t bytes, struct cluster_run *ret_r
 	return -1;
 }
 
+int qcow2_reserve_fresh(struct qcow2 *image, uint64_t bytes, struct cluster_run *ret_runs,
+	unsigned runs_max, unsigned *ret_count, struct err *err)
+{
+	uint64_t clusters = bytes >> image->header.cluster_bits;
+
+	bug_if(clusters == 0 || runs_max == 0);
+	return take_or_make(image, clusters, ZONE_FRESH, ret_runs, runs_max, ret_count, err);
+}
+
 void qcow2_release(struct qcow2 *image, uint64_t offset, uint64_t length)
 {
 	unsigned bits = image->header.cluster_bits;
 
 	pthread_mutex_lock(&image->lock);
 	run_set_add(&image->zones->free, offset >> bits, length >> bits);
+	pthread_mutex_unlock(&image->lock);
+}
+
+void qcow2_release_fresh(struct qcow2 *image, uint64_t offset, uint64_t length)
+{
+	unsigned bits = image->header.cluster_bits;
+
+	pthread_mutex_lock(&image->lock);
+	run_set_add(&image->zones->fresh, offset >> bits, length >> bits);
 	pthread_mutex_unlock(&image->lock);
 }
 

@@ -25,6 +25,11 @@ void qcow2_stop_writing(struct qcow2 *image);
  * for, but at least one cluster.  0, or -1 and err (number ENOSPC where the file system is full). */
 int MUST_CHECK qcow2_reserve(struct qcow2 *image, uint64_t bytes, struct cluster_run *ret_runs,
 	unsigned runs_max, unsigned *ret_count, struct err *err);
+/* The same, but that they are counted in the file is not known to be durable: for clusters whose entries are written behind a flush
+ * (qcow2_write.h), and never for what another process writes. */
+int MUST_CHECK qcow2_reserve_fresh(struct qcow2 *image, uint64_t bytes, struct cluster_run *ret_runs,
+	unsigned runs_max, unsigned *ret_count, struct err *err);
+void qcow2_release_fresh(struct qcow2 *image, uint64_t offset, uint64_t length);
 /* Makes sure that L2 tables of our own (refcount 1: a shared one is copied first) serve the guest range, with one flush
  * for all of them: so that a later map only writes entries. */
 int MUST_CHECK qcow2_prepare_tables(

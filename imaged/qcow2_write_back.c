@@ -416,7 +416,7 @@ static int forget_locked(struct qcow2 *image, struct err *err)
 	if (forgotten.count + recycled.count > 0 && writes->hooks.wait)
 		writes->hooks.wait(writes->hooks.owner);
 	for (size_t i = 0; i < recycled.count; i++)
-		qcow2_release(image, recycled.runs[i].first << image->header.cluster_bits,
+		qcow2_release_fresh(image, recycled.runs[i].first << image->header.cluster_bits,
 			recycled.runs[i].count << image->header.cluster_bits);
 	outcome = lower_all(image, &forgotten, &freed, err);
 	if (outcome == 0)

@@ -23,6 +23,11 @@
 #include "imaged/qcow2_update.h"
 #include "schemas/errors.gen.h"
 
+/* A reservation is not cut into more pieces than this as long as a new zone can be made. */
+#define RUNS_WITHOUT_NEED 16
+/* So many bytes past a zone's end are named in the hint as well. */
+#define NAMED_AHEAD (UINT64_C(4) << 30)
+
 int qcow2_zones_load(struct qcow2 *image, struct err *err)
 {
 	struct qcow2_zones *zones = must_calloc(1, sizeof(*zones));
@@ -63,6 +68,7 @@ void qcow2_zones_free(struct qcow2_zones *zones)
 	if (!zones)
 		return;
 	run_set_done(&zones->free);
+	run_set_done(&zones->fresh);
 	free(zones->zones);
 	free(zones->left_behind);
 	free(zones);
@@ -109,7 +115,8 @@ static void no_longer_outstanding(struct qcow2_zones *zones, uint64_t first, uin
 
 void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count)
 {
-	bug_if(run_set_overlaps(&image->zones->free, first, count));
+	bug_if(run_set_overlaps(&image->zones->free, first, count) ||
+		run_set_overlaps(&image->zones->fresh, first, count));
 	no_longer_outstanding(image->zones, first, count);
 }
 
@@ -136,9 +143,33 @@ void qcow2_zone_end_at(struct qcow2 *image, uint64_t end)
 	zones->end = end;
 }
 
-uint64_t qcow2_zone_take(struct qcow2 *image, uint64_t count, uint64_t *ret_first)
+/* In one run, or in a few large ones. */
+static bool can_serve(const struct run_set *set, uint64_t clusters, unsigned runs_max)
 {
-	struct run_set *set = &image->zones->free;
+	struct run largest[RUNS_WITHOUT_NEED];
+	uint64_t total = 0;
+	size_t count;
+
+	if (run_set_best(set, clusters))
+		return true;
+	if (set->total < clusters)
+		return false;
+	count = run_set_largest(
+		set, largest, runs_max < RUNS_WITHOUT_NEED ? runs_max : RUNS_WITHOUT_NEED);
+	for (size_t i = 0; i < count; i++)
+		total += largest[i].count;
+	return total >= clusters;
+}
+
+bool qcow2_zone_can_serve(
+	struct qcow2 *image, uint64_t clusters, unsigned runs_max, enum zone_kind kind)
+{
+	return can_serve(&image->zones->free, clusters, runs_max) ||
+	       (kind == ZONE_FRESH && can_serve(&image->zones->fresh, clusters, runs_max));
+}
+
+static uint64_t take(struct run_set *set, uint64_t count, uint64_t *ret_first)
+{
 	const struct run *best = run_set_best(set, count);
 	struct run taken;
 
@@ -151,7 +182,42 @@ uint64_t qcow2_zone_take(struct qcow2 *image, uint64_t count, uint64_t *ret_firs
 	return taken.count;
 }
 
-static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end)
+/* Workers can use only what is durable: guests take of that only where nothing else is left. */
+uint64_t qcow2_zone_take(
+	struct qcow2 *image, uint64_t count, enum zone_kind kind, uint64_t *ret_first)
+{
+	struct qcow2_zones *zones = image->zones;
+	bool fits = kind == ZONE_FRESH &&
+		    (run_set_best(&zones->fresh, count) || zones->fresh.total >= zones->free.total);
+	uint64_t taken = fits ? take(&zones->fresh, count, ret_first) : 0;
+
+	return taken > 0 ? taken : take(&zones->free, count, ret_first);
+}
+
+void qcow2_zone_before_flush(struct qcow2 *image, struct run_set *ret_fresh)
+{
+	*ret_fresh = (struct run_set){.runs = NULL};
+	if (image->zones)
+		run_set_copy(&image->zones->fresh, ret_fresh);
+}
+
+void qcow2_zone_after_flush(struct qcow2 *image, struct run_set *fresh)
+{
+	if (image->zones)
+		run_set_move(&image->zones->fresh, fresh, &image->zones->free);
+	run_set_done(fresh);
+}
+
+void qcow2_zone_end_freshness(struct qcow2 *image)
+{
+	struct run_set all;
+
+	run_set_copy(&image->zones->fresh, &all);
+	run_set_move(&image->zones->fresh, &all, &image->zones->free);
+	run_set_done(&all);
+}
+
+static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end, enum zone_kind kind)
 {
 	struct qcow2_zones *zones = image->zones;
 
@@ -162,7 +228,7 @@ static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end)
 	zones->zones[zones->count++] =
 		(struct zone){.first = first, .end = end, .outstanding = end - first};
 	zones->last_clusters = end - first;
-	run_set_add(&zones->free, first, end - first);
+	run_set_add(kind == ZONE_FRESH ? &zones->fresh : &zones->free, first, end - first);
 }
 
 void qcow2_zone_expect_leaks(struct qcow2 *image, uint64_t offset, uint64_t length)
@@ -220,11 +286,14 @@ int qcow2_zone_write_hint(struct qcow2 *image, const struct zone_window *more, s
 	int outcome;
 
 	pthread_mutex_lock(&image->lock);
-	windows = must_calloc(zones->count + zones->left_behind_count + 2 * ZONE_WINDOWS_MAX + 1,
+	windows = must_calloc(zones->count + zones->left_behind_count + 2 * ZONE_WINDOWS_MAX + 2,
 		sizeof(*windows));
 	for (size_t i = 0; i < zones->count; i++)
 		windows[count++] = (struct zone_window){zones->zones[i].first << bits,
 			(zones->zones[i].end - zones->zones[i].first) << bits};
+	if (zones->named_until > zones->end)
+		windows[count++] = (struct zone_window){
+			zones->end << bits, (zones->named_until - zones->end) << bits};
 	pthread_mutex_unlock(&image->lock);
 	for (unsigned i = 0; i < zones->left_behind_count; i++)
 		windows[count++] = zones->left_behind[i];
@@ -310,7 +379,8 @@ static int find_room(
 		if (outcome < 0)
 			return -1;
 		window.offset = growth->first << image->header.cluster_bits;
-		window.length = (growth->end - growth->first) << image->header.cluster_bits;
+		window.length =
+			((growth->end - growth->first) << image->header.cluster_bits) + NAMED_AHEAD;
 		if (growth->table_clusters > 0) {
 			qcow2_zone_expect_leaks(image, image->header.refcount_table_offset,
 				image->header.refcount_table_clusters * image->header.cluster_size);
@@ -336,15 +406,50 @@ static bool has_failed(struct qcow2 *image)
 	return failed;
 }
 
-static int make_locked(struct qcow2 *image, uint64_t want, struct err *err)
+static void zone_is_made(struct qcow2 *image, const struct refcount_growth *growth, uint64_t want,
+	enum zone_kind kind)
+{
+	struct qcow2_zones *zones = image->zones;
+	uint64_t most = ZONE_BYTES_MAX >> image->header.cluster_bits;
+
+	zones->end = growth->end;
+	add_zone(image, growth->usable, growth->end, kind);
+	zones->is_tight = growth->end - growth->usable < (want < most ? want : most);
+	if (zones->next_bytes < ZONE_BYTES_MAX)
+		zones->next_bytes *= 2;
+}
+
+/* One that needs no flush, where no block of counts is missing and the hint names the place already. 1: it was made; 0: it can't be; -1
+ * and err: the image has failed. */
+static int make_fresh(struct qcow2 *image, uint64_t want, struct err *err)
+{
+	struct qcow2_zones *zones = image->zones;
+	uint64_t clusters = clusters_for_zone(image, want), first = zones->end;
+	struct refcount_growth growth;
+	int r;
+
+	pthread_mutex_lock(&image->lock);
+	r = qcow2_refcount_plan(image, first, clusters, NULL, 0, &growth, NULL);
+	pthread_mutex_unlock(&image->lock);
+	if (r < 0 || growth.usable != first || growth.end > zones->named_until)
+		return 0;
+	if (extend_file(image, first, growth.end) < 0) {
+		cut_back(image, first << image->header.cluster_bits);
+		return 0;
+	}
+	pthread_mutex_lock(&image->lock);
+	r = image->failed ? -1 : qcow2_refcount_write(image, first, growth.end - first, 1, err);
+	if (r == 0)
+		zone_is_made(image, &growth, want, ZONE_FRESH);
+	pthread_mutex_unlock(&image->lock);
+	return r < 0 ? -1 : 1;
+}
+
+static int make_durable(struct qcow2 *image, uint64_t want, struct err *err)
 {
 	struct qcow2_zones *zones = image->zones;
 	struct refcount_growth growth;
-	uint64_t most = ZONE_BYTES_MAX >> image->header.cluster_bits;
 
-	if (has_failed(image))
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
 	qcow2_zone_begin_settling(image);
 	if (find_room(image, want, &growth, err) < 0)
 		return -1;
@@ -355,26 +460,36 @@ static int make_locked(struct qcow2 *image, uint64_t want, struct err *err)
 	}
 	qcow2_zone_settled(image);
 	pthread_mutex_lock(&image->lock);
-	zones->end = growth.end;
-	add_zone(image, growth.usable, growth.end);
-	zones->is_tight = growth.end - growth.usable < (want < most ? want : most);
-	if (zones->next_bytes < ZONE_BYTES_MAX)
-		zones->next_bytes *= 2;
+	zones->named_until = growth.end + (NAMED_AHEAD >> image->header.cluster_bits);
+	zone_is_made(image, &growth, want, ZONE_DURABLE);
 	pthread_mutex_unlock(&image->lock);
 	return 0;
 }
 
-int qcow2_zone_make(struct qcow2 *image, uint64_t want, struct err *err)
+static int make_locked(struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err)
+{
+	int r = 0;
+
+	if (has_failed(image))
+		return err_set_errno(
+			err, EIO, "%s has failed and must be opened anew", image->path);
+	if (kind == ZONE_FRESH)
+		r = make_fresh(image, want, err);
+	return r == 0 ? make_durable(image, want, err) : r < 0 ? -1 : 0;
+}
+
+int qcow2_zone_make(struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err)
 {
 	bool is_there;
 	int outcome = 0;
 
 	pthread_mutex_lock(&image->head->lock);
 	pthread_mutex_lock(&image->lock); /* somebody else may have made one meanwhile */
-	is_there = run_set_best(&image->zones->free, want) != NULL;
+	is_there = run_set_best(&image->zones->free, want) != NULL ||
+		   (kind == ZONE_FRESH && run_set_best(&image->zones->fresh, want) != NULL);
 	pthread_mutex_unlock(&image->lock);
 	if (!is_there)
-		outcome = make_locked(image, want, err);
+		outcome = make_locked(image, want, kind, err);
 	pthread_mutex_unlock(&image->head->lock);
 	return outcome;
 }
@@ -386,7 +501,8 @@ static uint64_t clusters_wanted(struct qcow2 *image)
 	uint64_t wanted = 0;
 
 	pthread_mutex_lock(&image->lock);
-	if (!image->failed && !zones->is_tight && zones->free.total < zones->last_clusters / 2)
+	if (!image->failed && !zones->is_tight &&
+		zones->free.total + zones->fresh.total < zones->last_clusters / 2)
 		wanted = zones->last_clusters;
 	pthread_mutex_unlock(&image->lock);
 	return wanted;
@@ -397,11 +513,11 @@ bool qcow2_zone_wanted(struct qcow2 *image)
 	return clusters_wanted(image) > 0;
 }
 
-int qcow2_zone_make_ready(struct qcow2 *image, struct err *err)
+int qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *err)
 {
 	uint64_t wanted = clusters_wanted(image);
 
-	if (wanted == 0 || qcow2_zone_make(image, wanted, err) == 0)
+	if (wanted == 0 || qcow2_zone_make(image, wanted, kind, err) == 0)
 		return 0;
 	if (has_failed(image))
 		return -1;

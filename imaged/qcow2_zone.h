@@ -5,13 +5,15 @@
  *   | mapped | mapped | reserved | free | mapped | reserved | free    free    free | end of the file
  *            |<---------------- zone ----------------->|<------- zone ------>|
  *
- * Invariants: a cluster is handed out only after its count of 1 is durable and its space is preallocated.  A zone is known, and
- * named in the header's hint (qcow2_hint.c), as long as one of its clusters is outstanding.  The free set, the zones and
- * `end` are guarded by the image's lock; they change only with the structure lock (qcow2_head.h) held as well, but for
- * clusters going in and out of the free set.
+ * Invariants: a cluster is handed to a worker, or to an L2 table, only after its count of 1 is durable; its space is preallocated.
+ * A zone is known, and named in the header's hint (qcow2_hint.c), as long as one of its clusters is outstanding.  The free sets,
+ * the zones and `end` are guarded by the image's lock; they change only with the structure lock (qcow2_head.h) held as
+ * well, but for clusters going in and out of the free sets.
  *
- * Making a zone flushes twice, without the image's lock: a thread of its own may call qcow2_zone_make_ready() when
- * qcow2_zone_wanted() says so; today the reserving thread does. */
+ * Making such a zone flushes twice, without the image's lock, and each flush takes all that a guest has written along.  For
+ * guests' clusters there are fresh zones: their counts are written and not flushed.  That is enough, since their entries reach
+ * the file only behind a flush (qcow2_write_back.c), which makes the counts durable too.  The hint names the file's end some
+ * way ahead, so that it need not be flushed for each of them.  The next flush, whatever for, makes them like the others. */
 #ifndef SLUICE_IMAGED_QCOW2_ZONE_H
 #define SLUICE_IMAGED_QCOW2_ZONE_H
 
@@ -36,7 +38,9 @@ struct zone {
 };
 
 struct qcow2_zones {
-	struct run_set free;
+	struct run_set free;  /* counted durably */
+	struct run_set fresh; /* counted, not known to be durable: for clusters whose entries are written behind a flush */
+	uint64_t named_until; /* cluster: the hint names what lies between `end` and here, durably */
 	struct zone *zones; /* owned; ascending */
 	size_t count, capacity;
 	uint64_t end;	/* cluster: the next zone begins here; the file's end */
@@ -57,15 +61,29 @@ struct qcow2_zones {
 int MUST_CHECK qcow2_zones_load(struct qcow2 *image, struct err *err);
 void qcow2_zones_free(struct qcow2_zones *zones);
 
-/* Clusters into the free set of the image, at least `want` in a row if the file system has them, at least one.  0, or -1 and
- * err (number ENOSPC, kind NO_SPACE where the file system is full).  No lock held. */
-int MUST_CHECK qcow2_zone_make(struct qcow2 *image, uint64_t want, struct err *err);
+/* What is needed of a zone's clusters. */
+enum zone_kind { ZONE_DURABLE, ZONE_FRESH };
+
+/* Clusters into the free set of the image, at least `want` in a row if the file system has them, at least one; into the fresh ones
+ * if they will do and can be made so.  0, or -1 and err (number ENOSPC, kind NO_SPACE where the file system is full).  No lock
+ * held. */
+int MUST_CHECK qcow2_zone_make(
+	struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err);
 /* Whether less than half of the last zone is free; makes the next one then.  Only that the image failed is a failure here. */
 bool qcow2_zone_wanted(struct qcow2 *image);
-int MUST_CHECK qcow2_zone_make_ready(struct qcow2 *image, struct err *err);
+int MUST_CHECK qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *err);
 
-/* With the image's lock held. Takes up to `count` clusters in a row out of the free set; 0 where it has none. */
-uint64_t qcow2_zone_take(struct qcow2 *image, uint64_t count, uint64_t *ret_first);
+/* With the image's lock held.  Whether `clusters` can be had without a new zone in one run, or else in a few large ones. */
+bool qcow2_zone_can_serve(
+	struct qcow2 *image, uint64_t clusters, unsigned runs_max, enum zone_kind kind);
+/* With the image's lock held. Takes up to `count` clusters in a row out of a free set that will do; 0 where it has none. */
+uint64_t qcow2_zone_take(
+	struct qcow2 *image, uint64_t count, enum zone_kind kind, uint64_t *ret_first);
+/* With the image's lock held.  Around a flush: what was fresh before it is durable after it. */
+void qcow2_zone_before_flush(struct qcow2 *image, struct run_set *ret_fresh);
+void qcow2_zone_after_flush(struct qcow2 *image, struct run_set *fresh);
+/* With the image's lock held: all is to be treated alike, because it will be counted as free. */
+void qcow2_zone_end_freshness(struct qcow2 *image);
 /* These clusters are referred to from now on. */
 void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count);
 /* The same for one cluster that may be of no zone: found in the log of an earlier life. */

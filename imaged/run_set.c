@@ -134,3 +134,36 @@ size_t run_set_largest(const struct run_set *set, struct run *ret_runs, size_t w
 	}
 	return found;
 }
+
+void run_set_copy(const struct run_set *set, struct run_set *ret_copy)
+{
+	*ret_copy =
+		(struct run_set){.count = set->count, .capacity = set->count, .total = set->total};
+	if (set->count == 0)
+		return;
+	ret_copy->runs = must_calloc(set->count, sizeof(*set->runs));
+	memcpy(ret_copy->runs, set->runs, set->count * sizeof(*set->runs));
+}
+
+void run_set_move(struct run_set *from, const struct run_set *chosen, struct run_set *to)
+{
+	for (size_t i = 0; i < chosen->count; i++) {
+		uint64_t first = chosen->runs[i].first, end = first + chosen->runs[i].count;
+
+		while (first < end) {
+			size_t at = first_ending_after(from, first);
+			uint64_t stop;
+
+			if (at == from->count || from->runs[at].first >= end)
+				break;
+			if (from->runs[at].first > first)
+				first = from->runs[at].first;
+			stop = from->runs[at].first + from->runs[at].count;
+			if (stop > end)
+				stop = end;
+			run_set_remove(from, first, stop - first);
+			run_set_add(to, first, stop - first);
+			first = stop;
+		}
+	}
+}

@@ -27,6 +27,10 @@ void run_set_add(struct run_set *set, uint64_t first, uint64_t count);
 void run_set_remove(struct run_set *set, uint64_t first, uint64_t count);
 bool run_set_overlaps(const struct run_set *set, uint64_t first, uint64_t count);
 
+/* Moves what is in `from` and in `chosen` as well into `to`. */
+void run_set_move(struct run_set *from, const struct run_set *chosen, struct run_set *to);
+void run_set_copy(const struct run_set *set, struct run_set *ret_copy);
+
 /* The smallest run that has room for `count`, or NULL. */
 const struct run *run_set_best(const struct run_set *set, uint64_t count);
 /* The `wanted` largest runs, largest first, into `ret_runs`; how many there are. */

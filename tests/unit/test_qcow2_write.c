@@ -246,14 +246,36 @@ START_TEST(a_cluster_that_the_file_never_named_is_used_again_after_a_grace_perio
 
 	ck_assert_int_eq(qcow2_write_zeroes(image, 1, 1, false, &err), 0);
 	ck_assert_uint_ge(wakes, 1);
-	free_before = image->zones->free.total;
+	free_before = image->zones->free.total + image->zones->fresh.total;
 	write_back(image, WRITE_BACK_DURABLE);
 	ck_assert_uint_eq(in_file(image, 1), QCOW2_ZERO);
-	ck_assert_uint_eq(image->zones->free.total, free_before);
+	ck_assert_uint_eq(image->zones->free.total + image->zones->fresh.total, free_before);
 	ck_assert_int_eq(qcow2_forget(image, &err), 0);
 	ck_assert_uint_eq(waits, 1);
 	ck_assert_uint_eq(count_of(image, host), 1);
-	ck_assert_uint_eq(image->zones->free.total, free_before + 1);
+	ck_assert_uint_eq(image->zones->free.total + image->zones->fresh.total, free_before + 1);
+	end(image);
+}
+END_TEST
+
+START_TEST(fresh_clusters_are_for_guests_alone_until_a_flush)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run;
+	unsigned count;
+	uint64_t fresh;
+
+	/* The first zone makes the hint name what comes behind it: the next needs no flush. */
+	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert_uint_eq(image->zones->fresh.total, 0);
+	ck_assert_int_eq(qcow2_zone_make(image, 600, ZONE_FRESH, &err), 0);
+	fresh = image->zones->fresh.total;
+	ck_assert_uint_ge(fresh, 600);
+	ck_assert_uint_eq(count_of(image, image->zones->fresh.runs[0].first << BITS), 1);
+	ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert(!run_set_overlaps(&image->zones->fresh, run.offset >> BITS, 1));
+	ck_assert_int_eq(qcow2_flush(image, &err), 0);
+	ck_assert_uint_eq(image->zones->fresh.total, 0);
 	end(image);
 }
 END_TEST
@@ -415,7 +437,8 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_zeroed_cluster_is_given_back_only_when_the_file_has_forgotten_it,
 	a_zeroed_cluster_that_keeps_its_space_is_written_in_its_old_place,
 	a_cluster_that_the_file_never_named_is_used_again_after_a_grace_period,
-	copy_on_read_never_wins, what_was_acknowledged_outlives_the_process,
+	fresh_clusters_are_for_guests_alone_until_a_flush, copy_on_read_never_wins,
+	what_was_acknowledged_outlives_the_process,
 	a_slot_that_was_being_written_when_the_process_died_fits,
 	a_log_is_refused_when_its_place_is_used_by_somebody_else,
 	a_log_is_refused_when_its_place_is_free,

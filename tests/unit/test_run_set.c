@@ -75,5 +75,27 @@ START_TEST(the_best_run_is_the_smallest_with_room)
 }
 END_TEST
 
+START_TEST(what_was_chosen_moves_as_far_as_it_is_there)
+{
+	struct run_set from = {0}, to = {0}, chosen;
+
+	run_set_add(&from, 10, 10);
+	run_set_add(&from, 30, 10);
+	run_set_copy(&from, &chosen);
+	run_set_remove(&from, 12, 3);
+	run_set_remove(&from, 30, 10);
+	run_set_add(&from, 50, 5);
+	run_set_move(&from, &chosen, &to);
+	ck_assert_uint_eq(from.total, 5);
+	ck_assert_uint_eq(to.total, 7);
+	ck_assert(run_set_overlaps(&to, 10, 2));
+	ck_assert(!run_set_overlaps(&to, 12, 3));
+	ck_assert(run_set_overlaps(&to, 15, 5));
+	run_set_done(&from);
+	run_set_done(&to);
+	run_set_done(&chosen);
+}
+END_TEST
+
 UNIT_MAIN("run_set", runs_join_and_split_as_an_array_of_booleans_does,
-	the_best_run_is_the_smallest_with_room)
+	the_best_run_is_the_smallest_with_room, what_was_chosen_moves_as_far_as_it_is_there)
