@@ -31,6 +31,12 @@
 #define HELD_MAX 8
 #define RUNS_MAX 16
 
+/* One of the threads that fill the disk together. */
+struct filling {
+	pthread_t thread;
+	unsigned number;
+};
+
 /* A range whose clusters are reserved and written, but not mapped yet. */
 struct held {
 	uint64_t offset; /* guest */
@@ -46,9 +52,14 @@ static struct {
 	const char *switch_name, *switch_format;
 	struct held held[HELD_MAX];
 	unsigned held_count;
-	unsigned char *visited; /* clusters of the last range that a zero mapping took */
-	uint64_t visited_offset;
 	unsigned skip_percent, threads;
+
+	/* What is in use for one step.  Kept here, where it is found when a failure ends the process: the address sanitizer shall
+	 * complain of nothing but what the engine has lost. */
+	unsigned char *bytes, *bitmap,
+		*visited; /* visited: clusters of the last range that a zero mapping took */
+	uint64_t visited_offset;
+	struct filling *fillings;
 } run = {.seed = 1, .trims = true};
 
 static void NORETURN fail(const char *what, const struct err *err)
@@ -56,6 +67,13 @@ static void NORETURN fail(const char *what, const struct err *err)
 	fprintf(stderr, "engine_exerciser: seed %llu: %s: %s\n", (unsigned long long)run.seed, what,
 		err ? err->text : strerror(errno));
 	exit(1);
+}
+
+/* Frees one of run's buffers. */
+static void give_back(unsigned char **buffer)
+{
+	free(*buffer);
+	*buffer = NULL;
 }
 
 static uint64_t random_number(void)
@@ -154,32 +172,32 @@ static int prepare_or_stop(uint64_t offset, uint64_t length)
 
 static void map_held(struct held *held)
 {
-	unsigned char *bitmap, *bytes = must_calloc(1, cluster_size());
 	uint64_t guest = held->offset, mapped;
 	struct err err;
 
+	run.bytes = must_calloc(1, cluster_size());
 	for (unsigned i = 0; i < held->runs_count; i++) {
 		const struct cluster_run *one = &held->runs[i];
 		uint64_t count = one->length / cluster_size(), seen = 0;
 
-		bitmap = must_calloc(count / 8 + 1, 1);
+		run.bitmap = must_calloc(count / 8 + 1, 1);
 		if (prepare_or_stop(guest, one->length) < 0) {
 			qcow2_release(run.image, one->offset, one->length);
-			free(bitmap);
+			give_back(&run.bitmap);
 			guest += one->length;
 			continue;
 		}
 		if (qcow2_map_clusters(run.image, guest, one->length, one->offset, random_skip,
-			    NULL, &mapped, bitmap, &err) < 0)
+			    NULL, &mapped, run.bitmap, &err) < 0)
 			fail("mapping", &err);
 		for (uint64_t k = 0; k < count; k++) {
-			if (!(bitmap[k / 8] >> (k % 8) & 1))
+			if (!(run.bitmap[k / 8] >> (k % 8) & 1))
 				continue;
 			seen += cluster_size();
-			if (pread_full(run.image->fd, bytes, cluster_size(),
+			if (pread_full(run.image->fd, run.bytes, cluster_size(),
 				    one->offset + k * cluster_size()) < 0)
 				fail("reading a mapped cluster", NULL);
-			write_shadow(bytes, guest + k * cluster_size());
+			write_shadow(run.bytes, guest + k * cluster_size());
 		}
 		if (seen != mapped) {
 			snprintf(err.text, sizeof(err.text),
@@ -187,11 +205,11 @@ static void map_held(struct held *held)
 				(unsigned long long)seen);
 			fail("mapping", &err);
 		}
-		release_unmapped(one, bitmap);
-		free(bitmap);
+		release_unmapped(one, run.bitmap);
+		give_back(&run.bitmap);
 		guest += one->length;
 	}
-	free(bytes);
+	give_back(&run.bytes);
 }
 
 static void release_held(const struct held *held)
@@ -214,14 +232,13 @@ static int reserve_and_write(uint64_t offset, uint64_t length, unsigned runs_max
 		return -1;
 	}
 	for (unsigned i = 0; i < held->runs_count; i++) {
-		unsigned char *bytes = must_calloc(1, held->runs[i].length);
-
+		run.bytes = must_calloc(1, held->runs[i].length);
 		for (uint64_t at = 0; at < held->runs[i].length; at += cluster_size())
-			fill(bytes + at, guest + at);
-		if (pwrite_full(run.image->fd, bytes, held->runs[i].length, held->runs[i].offset) <
-			0)
+			fill(run.bytes + at, guest + at);
+		if (pwrite_full(run.image->fd, run.bytes, held->runs[i].length,
+			    held->runs[i].offset) < 0)
 			fail("writing reserved clusters", NULL);
-		free(bytes);
+		give_back(&run.bytes);
 		guest += held->runs[i].length;
 	}
 	if (fdatasync(run.image->fd) < 0)
@@ -273,13 +290,11 @@ static bool remember_visit(void *owner, uint64_t guest)
 static void zero_range(uint64_t offset, uint64_t length)
 {
 	uint64_t count = length / cluster_size(), mapped, seen = 0;
-	unsigned char *zeroes = must_calloc(1, cluster_size());
 	struct err err;
 
-	if (run.image->header.version < 3 || run.is_copy) {
-		free(zeroes);
+	if (run.image->header.version < 3 || run.is_copy)
 		return;
-	}
+	run.bytes = must_calloc(1, cluster_size());
 	run.visited = must_calloc(count, 1);
 	run.visited_offset = offset;
 	if (qcow2_prepare_tables(run.image, offset, length, &err) < 0)
@@ -289,12 +304,12 @@ static void zero_range(uint64_t offset, uint64_t length)
 	for (uint64_t i = 0; i < count; i++) {
 		seen += run.visited[i] * cluster_size();
 		if (run.visited[i])
-			write_shadow(zeroes, offset + i * cluster_size());
+			write_shadow(run.bytes, offset + i * cluster_size());
 	}
 	if (seen != mapped)
 		fail("mapping zeroes: the sum differs", NULL);
-	free(run.visited);
-	free(zeroes);
+	give_back(&run.visited);
+	give_back(&run.bytes);
 }
 
 static void step(void)
@@ -396,6 +411,7 @@ static void fill_part(uint64_t offset, uint64_t end, unsigned char mark)
 		struct extent extent;
 		struct err err;
 		unsigned count;
+		bool is_written;
 
 		if (length > end - offset)
 			length = end - offset;
@@ -408,10 +424,11 @@ static void fill_part(uint64_t offset, uint64_t end, unsigned char mark)
 		}
 		bytes = must_calloc(1, length);
 		memset(bytes, mark + (int)(number % 50), length);
-		if (pwrite_full(run.image->fd, bytes, length, runs[0].offset) < 0 ||
-			pwrite_full(run.shadow, bytes, length, offset) < 0)
-			fail("writing", NULL);
+		is_written = pwrite_full(run.image->fd, bytes, length, runs[0].offset) == 0 &&
+			     pwrite_full(run.shadow, bytes, length, offset) == 0;
 		free(bytes);
+		if (!is_written)
+			fail("writing", NULL);
 		if (qcow2_prepare_tables(run.image, offset, length, &err) < 0 ||
 			qcow2_map_clusters(run.image, offset, length, runs[0].offset, NULL, NULL,
 				&mapped, NULL, &err) < 0 ||
@@ -423,10 +440,10 @@ static void fill_part(uint64_t offset, uint64_t end, unsigned char mark)
 	}
 }
 
-static void *filling_thread(void *number)
+static void *filling_thread(void *filling)
 {
 	uint64_t part = run.image->header.disk_size / run.threads / cluster_size() * cluster_size();
-	unsigned which = *(unsigned *)number;
+	unsigned which = ((const struct filling *)filling)->number;
 
 	fill_part(which * part, (which + 1) * part, (unsigned char)(which * 50));
 	return NULL;
@@ -434,13 +451,13 @@ static void *filling_thread(void *number)
 
 static void use_threads(void)
 {
-	pthread_t *threads = must_calloc(run.threads, sizeof(*threads));
-	unsigned *numbers = must_calloc(run.threads, sizeof(*numbers));
 	struct err err;
 
+	run.fillings = must_calloc(run.threads, sizeof(*run.fillings));
 	for (unsigned i = 0; i < run.threads; i++) {
-		numbers[i] = i;
-		if (pthread_create(&threads[i], NULL, filling_thread, &numbers[i]) != 0)
+		run.fillings[i].number = i;
+		if (pthread_create(
+			    &run.fillings[i].thread, NULL, filling_thread, &run.fillings[i]) != 0)
 			fail("starting a thread", NULL);
 	}
 	for (int i = 0; i < 20; i++) {
@@ -448,9 +465,9 @@ static void use_threads(void)
 			fail("trimming", &err);
 	}
 	for (unsigned i = 0; i < run.threads; i++)
-		pthread_join(threads[i], NULL);
-	free(threads);
-	free(numbers);
+		pthread_join(run.fillings[i].thread, NULL);
+	free(run.fillings);
+	run.fillings = NULL;
 }
 
 static void parse(int count, char **arguments)
