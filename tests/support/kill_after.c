@@ -4,7 +4,8 @@
  * It counts calls of write, pwrite, fdatasync, fsync, fallocate and ftruncate on files whose path begins with SLUICE_KILL_UNDER.
  *   SLUICE_KILL_AFTER=n   the process gets SIGKILL around the n-th such call (from 1)
  *   SLUICE_KILL_MODE=     before, after (default), or half: of a write of more than 512 bytes only the first half happens
- *   SLUICE_STOP_BEFORE=n  the process gets SIGSTOP before the n-th such call, and makes it when it is woken
+ *   SLUICE_STOP_BEFORE=n  the process gets SIGSTOP before the n-th pwrite among them (from 1), and makes it when it is woken
+ *   SLUICE_STOP_SIGN=f    the file f appears once that pwrite was made
  *   SLUICE_FULL_ABOVE=b   such a file cannot grow past b bytes: ENOSPC
  *   SLUICE_FLUSH_FAILS=f  while a file f is there, fdatasync and fsync fail with EIO
  *   SLUICE_WRITE_LOG=f    each call is recorded in f as it ends, for replaying a power cut: the byte 'w', 'f' (flush), 't' (cut), 'a'
@@ -23,7 +24,7 @@
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned long calls;
+static unsigned long calls, writes;
 static int log_fd = -1;
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset);
@@ -78,9 +79,34 @@ static bool is_the_one(int fd)
 	pthread_mutex_lock(&lock);
 	n = ++calls;
 	pthread_mutex_unlock(&lock);
-	if (is_number("SLUICE_STOP_BEFORE", n))
-		kill(getpid(), SIGSTOP);
 	return is_number("SLUICE_KILL_AFTER", n);
+}
+
+/* Stops the process if this is the write to stop before; true: it was, and the process has been woken since. */
+static bool slept_before_write(int fd)
+{
+	unsigned long n;
+
+	if (!getenv("SLUICE_STOP_BEFORE") || !is_ours(fd))
+		return false;
+	pthread_mutex_lock(&lock);
+	n = ++writes;
+	pthread_mutex_unlock(&lock);
+	if (!is_number("SLUICE_STOP_BEFORE", n))
+		return false;
+	/* To this thread, which then cannot go on: one sent to the process is taken by whichever thread comes first, and until that
+	 * one has stopped the others this one may have written already. */
+	raise(SIGSTOP);
+	return true;
+}
+
+static void tell_woken(void)
+{
+	const char *sign = getenv("SLUICE_STOP_SIGN");
+	int fd = sign ? open(sign, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+	if (fd >= 0)
+		close(fd);
 }
 
 static void die(void)
@@ -130,7 +156,7 @@ static void record(char what, int fd, uint64_t offset, uint64_t length, const vo
 static ssize_t counted_pwrite(int fd, const void *bytes, size_t length, off64_t offset)
 {
 	ssize_t (*real)(int, const void *, size_t, off64_t);
-	bool dies = is_the_one(fd);
+	bool dies = is_the_one(fd), slept = slept_before_write(fd);
 	ssize_t done;
 
 	find_real(&real, "pwrite64");
@@ -143,6 +169,8 @@ static ssize_t counted_pwrite(int fd, const void *bytes, size_t length, off64_t 
 		return -1;
 	}
 	done = real(fd, bytes, length, offset);
+	if (slept)
+		tell_woken();
 	if (done > 0)
 		record('w', fd, (uint64_t)offset, (uint64_t)done, bytes);
 	if (dies)
