@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""engine_crash.py EXERCISER KILL_AFTER [--seed N] [--points N] [--cuts N]
+"""engine_crash.py EXERCISER KILL_AFTER [--seed N] [--points N] [--cuts N] [--orders N]
 
-The engine killed at each of its writes and flushes, and power cut between them.  Whenever it ends, qemu-img check must find no
+The engine killed at each of its writes and flushes, and power cut between them: any sectors of what was not flushed may be lost,
+and, tried one after the other, all of it but one call, or only that one.  Whenever it ends, qemu-img check must find no
 error (leaks may be there), the guest must read the same, and after the engine has opened and trimmed the image there must
-be no leak either.  --points 0: at every call (otherwise N of them, evenly); --cuts: power cuts a scenario."""
+be no leak either.  --points 0: at every call (otherwise N of them, evenly); --cuts: random power cuts a scenario; --orders: of the
+others, at most so many."""
 import argparse
 import os
 import random
@@ -51,6 +53,9 @@ def prepare(leaf, how, seed):
         leaf.poke(entries + 16 * 8, struct.pack(">Q", leaf.header(">Q", entries + 16 * 8) & ((1 << 63) - 1)))
     if how in ("missing", "dirty"):
         leaf.poke(72, struct.pack(">Q", 1))
+
+
+FEW_CALLS = 12  # between two flushes; where there are more, they are entries of tables or data, which differ in nothing
 
 
 class Scenario:
@@ -164,6 +169,50 @@ def cut_power(scenario, calls, cuts, seed):
     return len(moments)
 
 
+def few_between_flushes(calls):
+    """[(first, end)] of the calls between two flushes, where there are at least two and only a few."""
+    flushes = [number for number, call in enumerate(calls) if call[0] == "f"]
+    pairs = zip([-1, *flushes], [*flushes, len(calls)])
+    return [(before + 1, after) for before, after in pairs if 2 <= after - before - 1 <= FEW_CALLS]
+
+
+def one_or_all_but_one(first, end):
+    """The sets of calls that may have been durable."""
+    numbers = frozenset(range(first, end))
+    return sorted({frozenset([one]) for one in numbers} | {numbers - {one} for one in numbers}, key=sorted)
+
+
+def lose_each(scenario, calls, most):
+    """Of the calls between two flushes one alone has reached the disk, or all but one: where a flush is missing between two of them,
+    one of these is what it would have ruled out.  Random cuts find that or do not; this does."""
+    chosen = few_between_flushes(calls)
+    total = sum(len(one_or_all_but_one(*few)) for few in chosen)
+    if total > most:  # then fewer, all along the way
+        chosen = chosen[::-(-total // most)] if most else []
+    durable = scenario.leaf.folder / "durable.qcow2"
+    shutil.copyfile(scenario.start, durable)
+    done = tried = 0
+    with open(durable, "r+b", buffering=0) as file:
+        for first, end in chosen:
+            for call in calls[done:first]:
+                apply(file, call, lambda: True)
+            done = first
+            for kept in one_or_all_but_one(first, end):
+                shutil.copyfile(durable, scenario.leaf.path)
+                with open(scenario.leaf.path, "r+b", buffering=0) as cut:
+                    for number in sorted(kept):
+                        apply(cut, calls[number], lambda: True)
+                try:
+                    scenario.judge_crashed()
+                except Wrong as wrong:
+                    what = [(number, *calls[number][:3]) for number in range(first, end)]
+                    raise Wrong(f"power cut before call {end} of {len(calls)}, of {what} only {sorted(kept)} were durable:\n"
+                                f"{wrong}") from wrong
+                tried += 1
+    durable.unlink()
+    return tried
+
+
 def kill_everywhere(scenario, calls, points):
     count = len(calls)
     # writes of data differ in nothing: one of them is enough
@@ -190,6 +239,7 @@ def main():
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
     parser.add_argument("--points", type=int, default=30)
     parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--orders", type=int, default=100)
     options = parser.parse_args()
     failed = 0
     for name in options.names or SCENARIOS:
@@ -201,7 +251,8 @@ def main():
                 calls = scenario.record()
                 killed = kill_everywhere(scenario, calls, options.points)
                 cut = cut_power(scenario, calls, options.cuts, options.seed)
-                print(f"ok {name}, seed {options.seed}: {len(calls)} calls, {killed} kills, {cut} power cuts "
+                orders = lose_each(scenario, calls, options.orders)
+                print(f"ok {name}, seed {options.seed}: {len(calls)} calls, {killed} kills, {cut} power cuts, {orders} orders "
                       f"({time.monotonic() - begun:.1f} s)", flush=True)
             except Wrong as wrong:
                 failed += 1
