@@ -210,6 +210,12 @@ class Workplace:
         found.update({name: str(value) for name, value in more.items()})
         return found
 
+    def own_environment(self, more):
+        """For a program of Sluice: with what SLUICE_TEST_PRELOAD names, which a sanitizer needs first in a process whose program was
+        built without it, as nbdkit is."""
+        preload = os.environ.get("SLUICE_TEST_PRELOAD")
+        return self.environment(**({"LD_PRELOAD": preload} if preload else {}) | (more or {}))
+
     def endpoint(self, name):
         return f"ipc://{self.run_dir}/{name}"
 
@@ -218,7 +224,7 @@ class Workplace:
         number = self.counts.get(name, 0) + 1
         self.counts[name] = number
         process = Process(self, f"{name}.{number}", [*wrap, program(name), *arguments],
-                          self.environment(**(environment or {})), cwd=cwd, limits=limits)
+                          self.own_environment(environment), cwd=cwd, limits=limits)
         self.processes.append(process)
         if ready:
             process.wait_ready(seconds)
@@ -227,10 +233,12 @@ class Workplace:
     def call(self, *command, seconds=60.0, status=0, input_text=None, environment=None):
         """Runs a command to its end; checks its exit status unless status is None; returns CompletedProcess."""
         command = [str(part) for part in command]
+        found = self.environment(**(environment or {}))
         if command[0].startswith("sluice"):
             command[0] = program(command[0])
+            found = self.own_environment(environment)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, input=input_text,
-                              timeout=seconds, env=self.environment(**(environment or {})), check=False)
+                              timeout=seconds, env=found, check=False)
         if status is not None and done.returncode != status:
             raise Failed(f"{' '.join(command)}\nended with {done.returncode}, wanted {status}:\n"
                          f"{done.stdout[-4000:]}{done.stderr[-4000:]}")

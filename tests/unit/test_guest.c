@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guests of a device on real images: who is let in, what is read, and what becomes of them when the device fails. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "imaged/guest.h"
+#include "imaged/guest_write.h"
+#include "schemas/errors.gen.h"
+#include "tests/unit/device_fixture.h"
+
+static struct device_fixture f;
+
+/* "d" is `name` once more, which need not be qcow2. */
+static int attach_raw(const char *name)
+{
+	const struct device_attach attach = {.file = folder_name(&f.folder, name), .format = "raw"};
+
+	f.device = device_host_find(&f.host, "d");
+	if (!f.device)
+		f.device = device_host_add(&f.host, "d");
+	return device_attach(f.device, &attach, &f.trouble);
+}
+
+static void check_bytes(const unsigned char *bytes, size_t length, unsigned char wanted)
+{
+	for (size_t i = 0; i < length; i++)
+		ck_assert_uint_eq(bytes[i], wanted);
+}
+
+static void check_read(struct guest *guest, uint64_t offset, size_t length, unsigned char wanted)
+{
+	unsigned char *bytes = must_calloc(1, length);
+
+	memset(bytes, 0xee, length);
+	ck_assert_int_eq(guest_pread(guest, bytes, offset, length), 0);
+	check_bytes(bytes, length, wanted);
+	free(bytes);
+}
+
+START_TEST(only_the_exact_name_of_an_attached_device_lets_in)
+{
+	struct guest *guest;
+
+	fixture_begin_job(&f);
+	ck_assert_ptr_null(guest_open(&f.host, ""));
+	ck_assert_ptr_null(guest_open(&f.host, "D"));
+	ck_assert_ptr_null(guest_open(&f.host, "dd"));
+	ck_assert(device_host_add(&f.host, "e") != NULL); /* not attached */
+	ck_assert_ptr_null(guest_open(&f.host, "e"));
+	guest = guest_open(&f.host, "d");
+	ck_assert_uint_eq(guest_size(guest), DISK_BYTES);
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(a_guest_keeps_its_device)
+{
+	struct guest *guest;
+
+	fixture_begin_job(&f);
+	stream_close(f.device, "j");
+	guest = guest_open(&f.host, "d");
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), -1);
+	ck_assert_uint_eq(f.trouble.err.kind, ERROR_CLASS_DEVICE_IN_USE);
+	ck_assert_str_eq(f.trouble.err.text, "Device 'd' is in use");
+	ck_assert(!device_host_remove(&f.host, f.device));
+	check_read(guest, 0, 5000, 'b');
+	guest_close(guest);
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), 0);
+	ck_assert_ptr_null(guest_open(&f.host, "d"));
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(each_layer_is_read_as_far_as_it_reaches)
+{
+	unsigned char bytes[3 * CLUSTER];
+	struct guest *guest;
+	struct chain *chain;
+
+	fixture_begin(&f);
+	fixture_shell(&f, "qemu-img create -q -f qcow2 -b base.raw -F raw mid.qcow2 130k");
+	fixture_shell(&f, "qemu-img create -q -f qcow2 -b mid.qcow2 -F qcow2 leaf.qcow2 1M");
+	fixture_shell(&f, "qemu-io -f qcow2 -c 'write -P 108 0 64k' leaf.qcow2");
+	fixture_shell(&f, "qemu-io -f qcow2 -c 'write -P 109 0 4k' mid.qcow2");
+	fixture_attach(&f, "leaf.qcow2");
+	guest = guest_open(&f.host, "d");
+	check_read(guest, 0, CLUSTER, 108);
+	check_read(guest, CLUSTER, 130 * 1024 - CLUSTER, 'b');
+	check_read(guest, 130 * 1024, DISK_BYTES - 130 * 1024, 0);
+
+	chain = f.device->live.current->chain;
+	ck_assert_int_eq(guest_read_chain(f.device, chain, 1, bytes, 0, sizeof bytes), 0);
+	check_bytes(bytes, 4096, 109);
+	check_bytes(bytes + 4096, 130 * 1024 - 4096, 'b');
+	check_bytes(bytes + 130 * 1024, sizeof bytes - 130 * 1024, 0);
+	ck_assert_int_eq(guest_read_chain(f.device, chain, 2, bytes, DISK_BYTES - 100, 200), 0);
+	check_bytes(bytes, 100, 'b');
+	check_bytes(bytes + 100, 100, 0);
+	ck_assert_int_eq(guest_read_chain(f.device, chain, 3, bytes, 0, 100), 0);
+	check_bytes(bytes, 100, 0);
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+struct told {
+	unsigned count;
+	uint64_t lengths[4];
+	bool are_holes[4], are_zeroes[4];
+};
+
+static bool note(void *owner, uint64_t offset UNUSED, uint64_t length, bool is_hole, bool is_zero)
+{
+	struct told *told = owner;
+
+	told->lengths[told->count] = length;
+	told->are_holes[told->count] = is_hole;
+	told->are_zeroes[told->count++] = is_zero;
+	return told->count < 4;
+}
+
+START_TEST(the_map_tells_data_of_any_layer_and_holes_of_none)
+{
+	struct told told = {0};
+	struct guest *guest;
+
+	fixture_begin(&f);
+	fixture_shell(&f, "qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2 2M");
+	fixture_shell(&f, "qemu-io -f qcow2 -c 'write -P 1 0 64k' -c 'write 64k 64k' leaf.qcow2");
+	fixture_shell(
+		&f, "qemu-io -f qcow2 -c 'write -z 64k 64k' leaf.qcow2"); /* keeps its cluster */
+	fixture_attach(&f, "leaf.qcow2");
+	guest = guest_open(&f.host, "d");
+	ck_assert_int_eq(guest_map(guest, 100, 2 * DISK_BYTES - 100, note, &told), 0);
+	ck_assert_uint_eq(told.count, 4);
+	ck_assert_uint_eq(told.lengths[0], CLUSTER - 100);
+	ck_assert_uint_eq(told.lengths[1], CLUSTER);
+	ck_assert_uint_eq(told.lengths[2], DISK_BYTES - 2 * CLUSTER);
+	ck_assert_uint_eq(told.lengths[3], DISK_BYTES);
+	ck_assert(!told.are_zeroes[0] && !told.are_holes[0]);
+	ck_assert(told.are_zeroes[1] && !told.are_holes[1]);
+	ck_assert(!told.are_zeroes[2] && !told.are_holes[2]);
+	ck_assert(told.are_zeroes[3] && told.are_holes[3]);
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(nothing_is_written_to_what_is_read_only)
+{
+	struct guest *guest;
+
+	fixture_begin(&f);
+	fixture_attach(&f, "base.raw"); /* its format is not named */
+	guest = guest_open(&f.host, "d");
+	ck_assert(!guest_is_writable(guest));
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EROFS);
+	ck_assert_int_eq(guest_put_zeroes(guest, 0, 1, true), EROFS);
+	ck_assert_int_eq(guest_discard(guest, 0, 1), EROFS);
+	ck_assert_int_eq(guest_sync(guest), 0);
+	check_read(guest, 0, DISK_BYTES, 'b');
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(a_raw_leaf_is_written_where_the_guest_says)
+{
+	struct guest *guest;
+
+	fixture_begin(&f);
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	guest = guest_open(&f.host, "d");
+	ck_assert(guest_is_writable(guest));
+	ck_assert_int_eq(guest_pwrite(guest, "xyz", 1001, 3), 0);
+	ck_assert_int_eq(guest_put_zeroes(guest, 5000, 10001, false), 0);
+	ck_assert_int_eq(guest_put_zeroes(guest, 100000, 70000, true), 0);
+	ck_assert_int_eq(guest_sync(guest), 0);
+	check_read(guest, 0, 1001, 'b');
+	check_read(guest, 1002, 1, 'y');
+	check_read(guest, 1004, 5000 - 1004, 'b');
+	check_read(guest, 5000, 10001, 0);
+	check_read(guest, 15001, 100000 - 15001, 'b');
+	check_read(guest, 100000, 70000, 0);
+	check_read(guest, 170000, 100, 'b');
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+static void *attach_anew(void *name)
+{
+	ck_assert_int_eq(attach_raw(name), 0);
+	return NULL;
+}
+
+START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
+{
+	struct err err = {0};
+	struct guest *guest;
+	pthread_t thread;
+	unsigned side;
+	char byte;
+
+	fixture_begin(&f);
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	guest = guest_open(&f.host, "d");
+	atomic_store(&f.device->has_raw_failed, true);
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EIO);
+	ck_assert_int_eq(guest_sync(guest), EIO);
+	ck_assert(atomic_load(&f.device->is_suspect));
+	check_read(guest, 0, 100, 'b');
+	ck_assert(device_notice_failure(f.device, &err));
+
+	side = gate_enter(&f.device->gate); /* a request that takes long */
+	ck_assert_int_eq(
+		pthread_create(&thread, NULL, attach_anew, (void *)(uintptr_t) "base.raw"), 0);
+	while (atomic_load(&f.device->gate.closings) == 0)
+		sched_yield();
+	ck_assert_uint_eq(f.device->phase, DEVICE_FAILED); /* it is waited for */
+	gate_leave(&f.device->gate, side);
+	pthread_join(thread, NULL);
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+
+	atomic_store(&f.device->has_raw_failed, true);
+	ck_assert(device_notice_failure(f.device, &err));
+	fixture_shell(&f, "truncate -s 2M base.raw");
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	ck_assert_int_eq(guest_pread(guest, &byte, 0, 1), EIO);
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EIO);
+	guest_close(guest);
+	guest = guest_open(&f.host, "d");
+	check_read(guest, 0, 1, 'x');
+
+	atomic_store(&f.device->has_raw_failed, true);
+	ck_assert(device_notice_failure(f.device, &err));
+	ck_assert_int_eq(attach_raw("nowhere.raw"), -1);
+	ck_assert_int_eq(guest_pread(guest, &byte, 0, 1), EIO);
+	ck_assert_ptr_null(guest_open(&f.host, "d"));
+	ck_assert(!device_host_remove(&f.host, f.device));
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+DEVICE_MAIN("guest", only_the_exact_name_of_an_attached_device_lets_in, a_guest_keeps_its_device,
+	each_layer_is_read_as_far_as_it_reaches, the_map_tells_data_of_any_layer_and_holes_of_none,
+	nothing_is_written_to_what_is_read_only, a_raw_leaf_is_written_where_the_guest_says,
+	who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
