@@ -7,8 +7,28 @@
 #include <stdlib.h>
 
 #include "common/check.h"
-#include "imaged/gate.h"
 #include "tests/unit/unit.h"
+
+/* What happens between two steps of a request that enters, where a test wants something to. */
+static void (*before_counting)(void);
+
+static void happen(void)
+{
+	void (*what)(void) = before_counting;
+
+	if (!what)
+		return;
+	before_counting = NULL;
+	what();
+}
+
+#undef atomic_fetch_add
+#define atomic_fetch_add(object, number) \
+	(happen(), atomic_fetch_add_explicit(object, number, memory_order_seq_cst))
+#include "imaged/gate.c"
+#undef atomic_fetch_add
+#define atomic_fetch_add(object, number) \
+	atomic_fetch_add_explicit(object, number, memory_order_seq_cst)
 
 #define GUESTS 4
 #define ROUNDS 2000
@@ -44,6 +64,10 @@ START_TEST(who_is_inside_is_waited_for_so_long_and_no_longer)
 	gate_init(&gate);
 	ck_assert(gate_close(&gate, 0));
 	gate_open(&gate);
+	side = gate_enter(&gate);
+	ck_assert(!gate_close(&gate, 5));
+	gate_leave(&gate, side);
+	gate_wait_grace(&gate);
 	side = gate_enter(&gate);
 	ck_assert(!gate_close(&gate, 5));
 	other = gate_enter(&gate); /* it is open as before */
@@ -187,7 +211,29 @@ START_TEST(a_grace_period_lasts_until_the_last_of_them_has_left)
 }
 END_TEST
 
+static void let_a_grace_period_pass(void)
+{
+	gate_wait_grace(&gate);
+}
+
+START_TEST(who_enters_while_a_grace_period_passes_belongs_to_the_next)
+{
+	unsigned side;
+
+	gate_init(&gate);
+	before_counting = let_a_grace_period_pass;
+	side = gate_enter(&gate);
+	ck_assert(before_counting == NULL);
+	ck_assert_uint_eq(side, atomic_load(&gate.epoch) & 1);
+	ck_assert_uint_eq(atomic_load(&gate.sides[side].inside), 1);
+	ck_assert_uint_eq(atomic_load(&gate.sides[!side].inside), 0);
+	gate_leave(&gate, side);
+	gate_done(&gate);
+}
+END_TEST
+
 UNIT_MAIN("gate", who_is_inside_is_waited_for_so_long_and_no_longer,
 	after_a_grace_period_nobody_has_what_was_there_before,
 	a_closed_gate_lets_nobody_in_and_an_open_one_all,
-	a_grace_period_lasts_until_the_last_of_them_has_left)
+	a_grace_period_lasts_until_the_last_of_them_has_left,
+	who_enters_while_a_grace_period_passes_belongs_to_the_next)
