@@ -464,9 +464,9 @@ int qcow2_map(struct qcow2 *image, uint64_t offset, uint64_t length, struct exte
 {
 	int result;
 
+	pthread_mutex_lock(&image->lock);
 	bug_if(length == 0 || offset > image->header.disk_size ||
 		length > image->header.disk_size - offset);
-	pthread_mutex_lock(&image->lock);
 	result = map_locked(image, offset, length, ret_extent, err);
 	pthread_mutex_unlock(&image->lock);
 	return result;
