@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sluice up: the whole system on this host, until Ctrl-C.  What the programs log goes to our stderr. */
+#include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "clients/command.h"
 #include "clients/spawn.h"
@@ -23,6 +25,22 @@ static int wait_for_end(struct spawn *spawn, struct watch *watch, struct err *er
 	}
 }
 
+/* imaged's own socket, since it is started without another. */
+static void say_where_guests_connect(const struct option_list *devices)
+{
+	char run_dir[PATH_MAX];
+	struct err err;
+
+	if (program_run_dir(run_dir, sizeof run_dir, &err) < 0)
+		return;
+	for (size_t i = 0; i < devices->count; i++) {
+		const char *name = devices->values[i];
+
+		printf("Guests of %.*s connect to nbd+unix:///%.*s?socket=%s/nbd\n",
+			(int)strcspn(name, "="), name, (int)strcspn(name, "="), name, run_dir);
+	}
+}
+
 static int run(const struct spawn_options *options, struct err *err)
 {
 	CLEANUP(watch_cleanup) struct watch *watch = watch_new(err);
@@ -32,6 +50,7 @@ static int run(const struct spawn_options *options, struct err *err)
 	if (!spawn)
 		return -1;
 	printf("The system runs; `sluice status` shows it, Ctrl-C ends it.\n");
+	say_where_guests_connect(options->devices);
 	fflush(stdout);
 	program_say_ready();
 	return wait_for_end(spawn, watch, err);
@@ -55,7 +74,8 @@ int command_up(int argc, char **argv)
 		.synopsis = "--root DIR [OPTION]...",
 		.about =
 			"Runs a broker, an imaged and workers in the foreground, until Ctrl-C.  They "
-			"keep their state in the state directory, so jobs go on when it is run again.",
+			"keep their state in the state directory, so jobs go on when it is run again.  "
+			"Guests connect to the devices over NBD, where it says.",
 	};
 	struct err err = {0};
 

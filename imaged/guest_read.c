@@ -115,6 +115,23 @@ static int read_extent(
 	return 0;
 }
 
+static bool is_raw(const struct chain_layer *layer)
+{
+	return strcmp(layer->format, "raw") == 0;
+}
+
+/* Of a raw file, which is always the bottom: its holes read as zeroes anyway, so they are not looked for. */
+static int read_bottom(const struct chain_layer *layer, uint64_t offset, uint64_t length,
+	void *buffer, struct err *err)
+{
+	uint64_t there = offset < layer->size ? layer->size - offset : 0;
+
+	if (there > length)
+		there = length;
+	memset((char *)buffer + there, 0, length - there);
+	return there == 0 ? 0 : read_plain(layer, offset, there, buffer, err);
+}
+
 static int complain(struct device *device, uint64_t offset, const struct err *err)
 {
 	uint64_t now_ms = clock_monotonic_ms();
@@ -141,25 +158,46 @@ static void note_miss(struct device *device, uint64_t offset, uint64_t length)
 		log_warn("device=%s what guests read is not kept: %s", device->name, err.text);
 }
 
-static bool is_miss(const struct extent *extent)
+static bool are_zeroes(const unsigned char *bytes, uint64_t length)
 {
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
+}
+
+/* Of a piece that was read into `buffer`; `end` as in guest_read_chain. */
+static bool is_miss(
+	const struct chain *chain, size_t end, const struct extent *extent, const void *buffer)
+{
+	if (extent->kind == EXTENT_ABSENT && end < chain->count)
+		return end > 0 && !are_zeroes(buffer, extent->length);
 	return extent->layer > 0 &&
 	       (extent->kind == EXTENT_DATA || extent->kind == EXTENT_COMPRESSED);
+}
+
+/* `end` as in guest_read_chain. */
+static int read_piece(const struct chain *chain, size_t end, const struct extent *extent,
+	uint64_t offset, void *buffer, struct err *err)
+{
+	if (extent->kind == EXTENT_ABSENT && end < chain->count)
+		return read_bottom(&chain->layers[end], offset, extent->length, buffer, err);
+	return read_extent(chain, extent, buffer, err);
 }
 
 int guest_read_chain(struct device *device, struct chain *chain, size_t first_layer, void *buffer,
 	uint64_t offset, uint64_t length)
 {
 	size_t first = first_layer < chain->count ? first_layer : chain->count;
+	size_t end = chain->count; /* of the layers that are asked what they have */
 	struct err err = {0};
 
+	if (first < end && is_raw(&chain->layers[end - 1]))
+		end--;
 	while (length > 0) {
 		struct extent extent;
 
-		if (chain_map(chain, first, chain->count, offset, length, &extent, &err) < 0 ||
-			read_extent(chain, &extent, buffer, &err) < 0)
+		if (chain_map(chain, first, end, offset, length, &extent, &err) < 0 ||
+			read_piece(chain, end, &extent, offset, buffer, &err) < 0)
 			return complain(device, offset, &err);
-		if (first == 0 && is_miss(&extent))
+		if (first == 0 && is_miss(chain, end, &extent, buffer))
 			note_miss(device, offset, extent.length);
 		buffer = (char *)buffer + extent.length;
 		offset += extent.length;

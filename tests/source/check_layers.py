@@ -28,6 +28,7 @@ FOREIGN = {
     "libdeflate.h": r"^common/decompress\.c$",
     "zstd.h": r"^common/decompress\.c$",
     "jansson.h": r"^clients/[^/]*\.[ch]$",
+    "nbdkit-plugin.h": r"^imaged/nbd_plugin\.c$",
 }
 
 
