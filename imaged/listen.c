@@ -248,6 +248,8 @@ static void notice_the_gone(int fd)
 	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, GONE_S);
 	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, GONE_S / 6);
 	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+		2 * GONE_S * 1000); /* with an answer on its way */
 }
 
 /* -1 with errno. */

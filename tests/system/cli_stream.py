@@ -207,6 +207,9 @@ def up_runs_everything_until_ctrl_c(place):
     children = children_of(up.pid)
     check_equal(len(children), 4, f"children {children}")
     wait_until(lambda: "vda" in place.call("sluice", "devices").stdout, "the device")
+    where = f"nbd+unix:///vda?socket={place.run_dir}/nbd"
+    check(f"Guests of vda connect to {where}\n" in up.out_text(), f"where guests connect: {up.out_text()}")
+    check_equal(place.call("nbdinfo", "--size", where).stdout.strip(), str(images.virtual_size(chain.leaf)), "size at that place")
     check_equal(wait_until(lambda: place.call("sluice", "workers").stdout.count("\n") == 3, "two workers"), True)
     check("MiB" in place.call("sluice", "plan", "vda").stdout, "plan")
     done = place.call("sluice", "block-stream", "vda", "--wait", "--base", "base.raw")

@@ -442,6 +442,7 @@ def sockets_that_systemd_passes_are_served(place):
     imaged.stop()
     check(path.exists() and not os.path.exists(place.run_dir / "nbd"), "the socket that was passed is left alone, and none made")
     path.unlink()
+    wrap = (*wrap[:-1], tcp_port())
     other = place.start("sluice-imaged", "--root", place.path, "--nbd", "unix:/tmp/x", wrap=wrap, ready=False)
     check_equal(other.wait(), 2, "exit status with --nbd besides")
 
