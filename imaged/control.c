@@ -259,7 +259,14 @@ static void lost(void *owner)
 
 /* ---- now and then */
 
-static bool tidy_devices(struct control *control)
+static bool is_held_too_long(const struct device *device, uint64_t now_ms)
+{
+	uint64_t until_ms = atomic_load(&device->held_until_ms);
+
+	return until_ms != 0 && now_ms >= until_ms && device->requests == 0;
+}
+
+static bool tidy_devices(struct control *control, uint64_t now_ms)
 {
 	bool is_waiting = false;
 
@@ -272,7 +279,8 @@ static bool tidy_devices(struct control *control)
 			is_waiting = true;
 			atomic_store(&device->is_tidying, true);
 			post_ours(control, device, REQUEST_TIDY, 0);
-		} else if (atomic_exchange(&device->is_suspect, false)) {
+		} else if (atomic_exchange(&device->is_suspect, false) ||
+			   is_held_too_long(device, now_ms)) {
 			post_ours(control, device, REQUEST_LOOK, 0);
 		}
 	}
@@ -300,7 +308,7 @@ static uint64_t tick(void *owner, uint64_t now_ms)
 		return control->tidied_ms + interval_ms;
 	control->tidied_ms = now_ms;
 	remove_closed(control);
-	is_waiting = tidy_devices(control);
+	is_waiting = tidy_devices(control, now_ms);
 	if (control->deadline_ms &&
 		((!is_waiting && control->requests == 0) || now_ms >= control->deadline_ms))
 		loop_stop(control->loop);
@@ -353,7 +361,7 @@ void control_wind_down(struct control *control)
 		post_ours(control, control->host->devices[i], REQUEST_REVOKE, 0);
 	strand_pool_drain(control->host->pool);
 	answer_all(control);
-	if (!tidy_devices(control))
+	if (!tidy_devices(control, clock_monotonic_ms()))
 		return;
 	control->deadline_ms = clock_monotonic_ms() + WIND_DOWN_MS;
 	if (loop_run(control->loop, &err) < 0)

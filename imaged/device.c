@@ -11,6 +11,7 @@
 
 #include "common/check.h"
 #include "common/cleanup.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/ofd_lock.h"
 #include "common/random.h"
@@ -21,6 +22,8 @@
 #include "schemas/errors.gen.h"
 
 #define LATE_BYTES_MAX 4096
+#define HOLD_MS \
+	15000 /* guests of a failed device wait so long for it to be attached anew, then they get errors */
 #define HOLD_BACK_MS \
 	10000 /* so long what guests asked of a failed device may take to be answered */
 
@@ -259,20 +262,48 @@ static int check_same(
 		device->description->state.file);
 }
 
-/* Guests that were connected when it failed wait meanwhile. */
-static int open_anew(struct device *device, const struct device_attach *attach, struct err *err)
+/* Until release_guests: nobody is inside, and what guests ask from now on waits. */
+static int hold_guests(struct device *device, struct err *err)
 {
-	int r;
-
-	if (!gate_close(&device->gate, HOLD_BACK_MS))
+	if (atomic_load(&device->held_until_ms) == 0 && !gate_close(&device->gate, HOLD_BACK_MS))
 		return err_set(err,
 			"Device '%s': what guests asked of it before is not answered yet",
 			device->name);
+	atomic_store(&device->held_until_ms, clock_monotonic_ms() + HOLD_MS);
+	return 0;
+}
+
+static void release_guests(struct device *device)
+{
+	if (atomic_exchange(&device->held_until_ms, 0) != 0)
+		gate_open(&device->gate);
+}
+
+void device_stop_holding(struct device *device)
+{
+	uint64_t until_ms = atomic_load(&device->held_until_ms);
+
+	if (until_ms == 0 || clock_monotonic_ms() < until_ms)
+		return;
+	log_warn("device=%s was not attached anew in time; what guests ask of it fails",
+		device->name);
+	release_guests(device);
+}
+
+/* If it fails, those that are connected go on waiting for the next try. */
+static int open_anew(struct device *device, const struct device_attach *attach, struct err *err)
+{
+	if (hold_guests(device, err) < 0)
+		return -1;
 	if (device->phase == DEVICE_FAILED)
 		device_close(device);
-	r = open_device(device, attach, err);
-	gate_open(&device->gate);
-	return r;
+	if (open_device(device, attach, err) < 0) {
+		if (!device_host_has_guests(device->host, device))
+			release_guests(device);
+		return -1;
+	}
+	release_guests(device);
+	return 0;
 }
 
 int device_attach(
@@ -293,9 +324,12 @@ int device_detach(struct device *device, struct trouble *trouble)
 	if (device->stream && device->phase == DEVICE_OPEN)
 		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
 			"Device '%s' is in use", device->name);
-	if (device->phase != DEVICE_CLOSED && !device_host_keep_guests_out(device->host, device))
+	if (device->phase == DEVICE_OPEN && !device_host_keep_guests_out(device->host, device))
 		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
 			"Device '%s' is in use", device->name);
+	if (device->phase == DEVICE_FAILED && !device_host_keep_guests_out(device->host, device) &&
+		hold_guests(device, &trouble->err) < 0)
+		return -1;
 	if (device->phase != DEVICE_CLOSED)
 		log_info("device=%s detached", device->name);
 	device_close(device);

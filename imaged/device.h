@@ -6,7 +6,10 @@
  * `live`, the leaf's engine (it locks itself) and device_touch.  `lock` is never held across I/O.
  *
  *   closed ──attach──▶ open ──a flush or metadata write fails──▶ failed
- *      ▲───────────────detach / attach anew──────────────────────────┘ */
+ *      ▲───────────────detach / attach anew──────────────────────────┘
+ *
+ * An open device can't be detached under a guest.  A failed one can: what its guests ask is held back from then on, until it is
+ * attached anew or too long a time has passed. */
 #ifndef SLUICE_IMAGED_DEVICE_H
 #define SLUICE_IMAGED_DEVICE_H
 
@@ -63,6 +66,7 @@ struct device {
 	struct gate gate;   /* each of their requests is inside; what follows changes only while it is closed */
 	bool is_served;	    /* `live` is there */
 	uint64_t guest_size;
+	atomic_uint_fast64_t held_until_ms; /* the strand keeps the gate closed, at most so long; 0: it does not */
 	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
 	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
 	pthread_mutex_t writes_lock;	    /* who begins writes */
@@ -105,8 +109,11 @@ void device_post_close(struct device *device);
  * trouble. */
 int MUST_CHECK device_attach(
 	struct device *device, const struct device_attach *attach, struct trouble *trouble);
-/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while a job is open on it or a guest is connected. */
+/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while it is good and a job is open on it or a guest is
+ * connected. */
 int MUST_CHECK device_detach(struct device *device, struct trouble *trouble);
+/* Once held_until_ms is over: guests of a device that was not attached anew get errors instead of waiting. */
+void device_stop_holding(struct device *device);
 /* Without asking: revokes everything and closes.  The gate is closed, or no guest is there. */
 void device_close(struct device *device);
 

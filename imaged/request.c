@@ -135,7 +135,8 @@ enum request_outcome request_carry_out(struct request *request)
 		device_tidy(request->device);
 		break;
 	case REQUEST_LOOK:
-		break; /* note_failure looks after every request */
+		device_stop_holding(request->device);
+		break; /* and note_failure looks, as after every request */
 	case REQUEST_REVOKE:
 		if (request->device->phase != DEVICE_CLOSED)
 			reservation_revoke_all(request->device);

@@ -12,7 +12,7 @@
 enum request_kind {
 	REQUEST_OF_BROKER,
 	REQUEST_TIDY,	/* ours, now and then: see device_tidy */
-	REQUEST_LOOK,	/* ours: something failed for a guest; has the device? */
+	REQUEST_LOOK,	/* ours: something failed for a guest, or guests have waited long: what of the device? */
 	REQUEST_REVOKE, /* ours, before the end: all reservations go to quarantine */
 	REQUEST_RELEASE /* ours: the lease `made_lease` could not be told to anybody */
 };

@@ -21,6 +21,8 @@ from nbd_client import Guest, refused_to_connect, statuses_of, tcp_port, uri
 from random_chain import RandomChain
 from system import Judge, System
 
+LIBRARY = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
+
 
 def the_exports_are_the_devices_and_no_other_name_is_served(place):
     leaf, _ = simple_chain(place)
@@ -297,12 +299,11 @@ def a_raw_leaf_named_so_is_written_by_guests(place):
 
 
 def a_failed_device_goes_on_when_it_is_attached_anew(place):
-    library = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
-    if not os.path.exists(library):
+    if not os.path.exists(LIBRARY):
         raise Skip("SLUICE_BUILD does not name a build folder")
     raw = images.create_raw(place.path / "leaf.raw", MIB)
     sign = place.path / "flushes-fail"
-    broker, _ = start_imaged(place, environment={"LD_PRELOAD": library, "SLUICE_KILL_UNDER": raw, "SLUICE_FLUSH_FAILS": sign})
+    broker, _ = start_imaged(place, environment={"LD_PRELOAD": LIBRARY, "SLUICE_KILL_UNDER": raw, "SLUICE_FLUSH_FAILS": sign})
     broker.attach("d", raw, format="raw")
     with Guest(uri(place, "d")) as guest:
         guest.write(b"1" * 512, 0)
@@ -327,6 +328,45 @@ def a_failed_device_goes_on_when_it_is_attached_anew(place):
         check_equal(guest.error(lambda: guest.read(512, 0)), errno.EIO, "a device of another size")
         with Guest(uri(place, "d")) as later:
             check_equal((later.size, later.read(512, 0)), (2 * MIB, b"3" * 512), "a guest that comes now")
+
+
+def a_device_that_failed_is_mended_under_its_guest(place):
+    """The broker has it detached and attached anew by itself; the guest's connection lives through that."""
+    if not os.path.exists(LIBRARY):
+        raise Skip("SLUICE_BUILD does not name a build folder")
+    leaves = {"raw": images.create_raw(place.path / "leaf.raw", MIB), "qcow2": images.create(place.path / "leaf.qcow2", MIB)}
+    sign = place.path / "flushes-fail"
+    system = System(place, workers=0, start=False)
+    system.start_broker()
+    system.start_imaged({"LD_PRELOAD": LIBRARY, "SLUICE_KILL_UNDER": place.path / "leaf", "SLUICE_FLUSH_FAILS": sign})
+    for kind, leaf in leaves.items():
+        system.attach(leaf, device=kind, format=kind)
+        with Guest(uri(place, kind)) as guest:
+            guest.write(b"1" * 512, 0)
+            guest.flush()
+            guest.write(b"2" * 512, 0)
+            sign.touch()
+            check_equal(guest.error(guest.flush), errno.EIO, f"a flush of {kind} that fails")
+            wait_until(lambda: system.client.all_events(event="DEVICE_OFFLINE"), "the failure to be told", 20)
+            sign.unlink()
+            wait_until(lambda: _succeeds(lambda: guest.write(b"3" * 512, 512)), "a write", 20)  # pylint: disable=cell-var-from-loop
+            guest.flush()
+            check_equal(guest.read(512, 512), b"3" * 512, "what was written then")
+            wait_until(lambda: system.client.call("query-devices", device=kind)[0]["online"], "the device to be online", 20)  # pylint: disable=cell-var-from-loop
+            check(not system.try_detach(kind), "detached under a guest")
+        wait_until(lambda: system.try_detach(kind), "the guest to have left")  # pylint: disable=cell-var-from-loop
+    images.check_clean(leaves["qcow2"])
+    system.imaged.stop()
+    system.broker.stop()
+
+
+def _succeeds(action):
+    try:
+        action()
+        return True
+    except Exception as error:
+        check(not Guest.is_disconnection(error), f"the connection ended: {error}")
+        return False
 
 
 # ---- the end, and the next beginning

@@ -238,6 +238,10 @@ START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
 	atomic_store(&f.device->has_raw_failed, true);
 	ck_assert(device_notice_failure(f.device, &err));
 	ck_assert_int_eq(attach_raw("nowhere.raw"), -1);
+	device_stop_holding(f.device);
+	ck_assert_uint_gt(atomic_load(&f.device->held_until_ms), 0); /* it may be attached yet */
+	atomic_store(&f.device->held_until_ms, 1);
+	device_stop_holding(f.device);
 	ck_assert_int_eq(guest_pread(guest, &byte, 0, 1), EIO);
 	ck_assert_ptr_null(guest_open(&f.host, "d"));
 	ck_assert(!device_host_remove(&f.host, f.device));
@@ -246,7 +250,40 @@ START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
 }
 END_TEST
 
+static void *read_a_byte(void *guest)
+{
+	check_read(guest, 0, 1, 'b');
+	return NULL;
+}
+
+START_TEST(what_is_asked_of_a_failed_device_waits_from_its_detaching_to_its_attaching)
+{
+	struct err err = {0};
+	struct guest *guest;
+	pthread_t thread;
+
+	fixture_begin(&f);
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	guest = guest_open(&f.host, "d");
+	atomic_store(&f.device->has_raw_failed, true);
+	ck_assert(device_notice_failure(f.device, &err));
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), 0);
+	ck_assert_uint_eq(f.device->phase, DEVICE_CLOSED);
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), 0);
+	ck_assert(!device_host_remove(&f.host, f.device));
+	ck_assert_int_eq(pthread_create(&thread, NULL, read_a_byte, guest), 0);
+	sched_yield();
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	pthread_join(thread, NULL);
+	ck_assert_uint_eq(atomic_load(&f.device->held_until_ms), 0);
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
 DEVICE_MAIN("guest", only_the_exact_name_of_an_attached_device_lets_in, a_guest_keeps_its_device,
 	each_layer_is_read_as_far_as_it_reaches, the_map_tells_data_of_any_layer_and_holes_of_none,
 	nothing_is_written_to_what_is_read_only, a_raw_leaf_is_written_where_the_guest_says,
-	who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
+	who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same,
+	what_is_asked_of_a_failed_device_waits_from_its_detaching_to_its_attaching)
