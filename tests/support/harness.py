@@ -230,6 +230,12 @@ class Workplace:
             process.wait_ready(seconds)
         return process
 
+    def start_other(self, name, *command, environment=None, cwd=None):
+        """Starts somebody else's program; when it is ready only the caller can know."""
+        process = Process(self, name, command, self.environment(**(environment or {})), cwd=cwd)
+        self.processes.append(process)
+        return process
+
     def call(self, *command, seconds=60.0, status=0, input_text=None, environment=None):
         """Runs a command to its end; checks its exit status unless status is None; returns CompletedProcess."""
         command = [str(part) for part in command]
