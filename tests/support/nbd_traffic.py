@@ -130,16 +130,18 @@ def _collect(request):
 
 
 class Traffic(threading.Thread):
-    """Clients on a thread of their own, until stop().  `cluster`: what a discard certainly clears whole; 0 where it may clear
-    nothing.  `racing`: how many of the reads race."""
+    """Clients on a thread of their own, until stop().  `cluster`: the leaf's, which a discard clears whole; with `trims` false it
+    may clear nothing.  `racing`: how many of the reads race."""
 
-    def __init__(self, uri, content, seed, cluster=65536, clients=3, depth=4, racing=0.3, mix=None, most=MOST, fua=0.1):
+    def __init__(self, uri, content, seed, cluster=65536, clients=3, depth=4, racing=0.3, mix=None, most=MOST, fua=0.1,
+                 no_hole=0.4, trims=True):
         super().__init__(daemon=True)
         if nbd is None:
             raise Skip("python3-libnbd is not installed")
         self.uri, self.cluster, self.count, self.depth, self.racing, self.most = uri, cluster, clients, depth, racing, most
+        self.trims = trims
         self.random = random.Random(seed)
-        self.mix, self.fua = dict(mix or USUAL), fua
+        self.mix, self.fua, self.no_hole = dict(mix or USUAL), fua, no_hole
         self.number = seed % 1_000_003 * 1_000_000
         self.history = collections.deque(maxlen=KEPT)
         self.initial = bytes(content)
@@ -230,7 +232,7 @@ class Traffic(threading.Thread):
         if handle.get_size() != self.model.size:
             raise Failed(f"the export has {handle.get_size()} bytes, wanted {self.model.size}")
         self.least = max(1, handle.get_block_size(nbd.SIZE_MINIMUM))
-        self.can = {"zero": handle.can_zero(), "trim": handle.can_trim(), "flush": handle.can_flush(), "fua": handle.can_fua(),
+        self.can = {"write": not handle.is_read_only(), "zero": handle.can_zero(), "trim": handle.can_trim(), "flush": handle.can_flush(), "fua": handle.can_fua(),
                     "cache": handle.can_cache(), "status": handle.can_meta_context("base:allocation")}
         if self.count > 1 and not handle.can_multi_conn():
             raise Failed("the server does not offer multi-conn")
@@ -320,13 +322,13 @@ class Traffic(threading.Thread):
         request.racing = racing
         if kind in CHANGES and self.can["fua"] and self.random.random() < self.fua:
             request.flags |= nbd.CMD_FLAG_FUA
-        if kind == "zero" and self.random.random() < 0.4:
+        if kind == "zero" and self.random.random() < self.no_hole:
             request.flags |= nbd.CMD_FLAG_NO_HOLE
         return request
 
     def _place(self):
         """Mostly a few clusters that all share, at all alignments; also whole ones, many, and the device's end."""
-        draw, size, cluster = self.random, self.model.size, self.cluster or 65536
+        draw, size, cluster = self.random, self.model.size, self.cluster
         spots = -(-size // cluster)
         spot = draw.randrange(min(spots, 6)) * max(1, spots // 6) if draw.random() < 0.6 else draw.randrange(spots)
         offset = spot * cluster
@@ -344,10 +346,10 @@ class Traffic(threading.Thread):
         else:
             offset += draw.randrange(-cluster, cluster)
             length = draw.randrange(1, draw.choice((1 << 16, 1 << 18, self.most)))
-        offset = min(max(offset, 0), size - 1)
+        offset, length = min(max(offset, 0), size - 1), max(1, length)
         if draw.random() < 0.03:
             offset = size - min(length, size)
-        length = max(1, min(length, size - offset, self.most))
+        length = min(length, size - offset, self.most)
         first, end = offset // self.least * self.least, -(-(offset + length) // self.least) * self.least
         return first, min(end, size) - first
 
@@ -368,7 +370,7 @@ class Traffic(threading.Thread):
         request.state = "lost"
         self.counts["lost"] += 1
         if request.kind == "trim":
-            self.model.trim(request.offset, request.length, self.cluster or 1, certain=False)
+            self.model.trim(request.offset, request.length, self.cluster, certain=False)
         elif request.kind in CHANGES:
             self.model.perhaps(request.offset, request.data())
 
@@ -386,7 +388,7 @@ class Traffic(threading.Thread):
             else:
                 model.check(request.offset, found, str(request))
         elif request.kind == "trim":
-            model.trim(request.offset, request.length, self.cluster or 1, certain=bool(self.cluster))
+            model.trim(request.offset, request.length, self.cluster, certain=self.trims)
         elif request.kind in CHANGES:
             model.write(request.offset, request.data())
             request.buffer = None

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The checker of guests' reads (support/nbd_traffic.py) itself, with QEMU's own server: it finds nothing wrong there, also when that
-is killed, and it does find what is wrong on purpose."""
+is killed, and it does find what is wrong on purpose.  (Zeroes with and without holes mixed are left out: there QEMU 7.2 itself loses
+a write to a neighbour of the zeroed place now and then.)"""
 
 import os
 import sys
@@ -45,7 +46,7 @@ def _end(place, server, traffic, leaf, check_leaf=images.check_clean):
 def a_right_server_passes(place):
     leaf, content = _leaf(place)
     server = QemuNbd(place, leaf)
-    traffic = Traffic(server.uri, content, place.seed).begin()
+    traffic = Traffic(server.uri, content, place.seed, no_hole=0).begin()
     traffic.wait_requests(3000)
     _end(place, server, traffic, leaf)
 
@@ -53,7 +54,7 @@ def a_right_server_passes(place):
 def a_server_that_dies_and_keeps_its_word_passes(place):
     leaf, content = _leaf(place)
     server = QemuNbd(place, leaf)
-    traffic = Traffic(server.uri, content, place.seed).begin()
+    traffic = Traffic(server.uri, content, place.seed, no_hole=0).begin()
     for number in range(6):
         traffic.wait_requests(300)
 
@@ -69,7 +70,7 @@ def a_server_that_dies_and_keeps_its_word_passes(place):
 def a_server_that_forgets_answered_writes_when_it_dies_is_found(place):
     leaf, content = _leaf(place)
     server = QemuNbd(place, leaf, durable=False)
-    traffic = Traffic(server.uri, content, place.seed, mix={"write": 10}, fua=0).begin()
+    traffic = Traffic(server.uri, content, place.seed, no_hole=0, mix={"write": 10}, fua=0).begin()
     traffic.wait_requests(300)
 
     def again():
@@ -83,7 +84,7 @@ def a_server_that_forgets_answered_writes_when_it_dies_is_found(place):
 def one_changed_byte_is_found(place):
     images.create_raw(place.path / "disk.raw", SIZE)
     server = QemuNbd(place, place.path / "disk.raw", image_format="raw")
-    traffic = Traffic(server.uri, bytes(SIZE), place.seed).begin()
+    traffic = Traffic(server.uri, bytes(SIZE), place.seed, no_hole=0).begin()
     traffic.wait_requests(300)
     model = traffic.stop()
     place_of_it = 3 * MIB + 77
@@ -98,7 +99,7 @@ def old_data_under_a_discard_is_found(place):
     """qemu-nbd without a leave to discard: the model wants zeroes."""
     leaf, content = _leaf(place, compat="0.10")
     server = QemuNbd(place, leaf)
-    traffic = Traffic(server.uri, content, place.seed, mix={"trim": 10}).begin()
+    traffic = Traffic(server.uri, content, place.seed, no_hole=0, mix={"trim": 10}).begin()
     traffic.wait_requests(100)
     model = traffic.stop()
     _must_fail(lambda: read_all(server.uri, model))
@@ -107,7 +108,7 @@ def old_data_under_a_discard_is_found(place):
 def a_client_that_loses_its_server_unasked_fails(place):
     leaf, content = _leaf(place)
     server = QemuNbd(place, leaf)
-    traffic = Traffic(server.uri, content, place.seed).begin()
+    traffic = Traffic(server.uri, content, place.seed, no_hole=0).begin()
     traffic.wait_requests(50)
     server.kill()
     words = _must_fail(lambda: _until_noticed(traffic))
