@@ -7,13 +7,10 @@ daemons running; from the request to the event; the results compared.  Sluice's 
 the ratio of each pair.  SLUICE_BIN names the folder with Sluice's programs."""
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,63 +20,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import images
 from harness import Workplace
 from images import MIB
+from qemu_daemon import QemuDaemon
 from system import System
 
 
-class Peer:
-    """qemu-storage-daemon, spoken to over QMP."""
-
-    def __init__(self, folder):
-        self.path = str(folder / "qmp")
-        self.child = subprocess.Popen(["qemu-storage-daemon", "--chardev", f"socket,id=c,path={self.path},server=on,wait=off",
-                                       "--monitor", "chardev=c"])
-        self.socket = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.socket.connect(self.path)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-        self.file = self.socket.makefile("rw")
-        self.file.readline()
-        self.execute("qmp_capabilities")
-
-    def execute(self, command, **arguments):
-        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self.file.flush()
-        while True:
-            answer = json.loads(self.file.readline())
-            if "error" in answer:
-                raise RuntimeError(answer["error"])
-            if "return" in answer:
-                return answer["return"]
-
-    def until(self, event):
-        while True:
-            line = json.loads(self.file.readline())
-            if line.get("event") == event:
-                return line["data"]
-
-    def stream(self, base, leaf):
-        self.execute("blockdev-add", **{"node-name": "base", "driver": "raw", "read-only": True,
-                                        "file": {"driver": "file", "filename": str(base), "aio": "io_uring"}})
-        self.execute("blockdev-add", **{"node-name": "leaf", "driver": "qcow2", "backing": "base",
-                                        "file": {"driver": "file", "filename": str(leaf), "aio": "io_uring"}})
-        begun = time.monotonic()
-        self.execute("block-stream", **{"job-id": "job", "device": "leaf"})
-        data = self.until("BLOCK_JOB_COMPLETED")
-        took = time.monotonic() - begun
-        if "error" in data:
-            raise RuntimeError(data["error"])
-        self.execute("blockdev-del", **{"node-name": "leaf"})
-        self.execute("blockdev-del", **{"node-name": "base"})
-        return took
-
-    def close(self):
-        self.child.terminate()
-        self.child.wait()
+def theirs_takes(peer, base, leaf):
+    peer.open(base, leaf)
+    begun = time.monotonic()
+    peer.begin_stream()
+    data = peer.until("BLOCK_JOB_COMPLETED")
+    took = time.monotonic() - begun
+    if "error" in data:
+        raise RuntimeError(data["error"])
+    peer.close_images()
+    return took
 
 
 def ours(system, leaf):
@@ -124,7 +78,7 @@ def main():
         os.sync()
         base.read_bytes()
         system = System(place, workers=chosen.workers, root=folder)
-        peer = Peer(folder)
+        peer = QemuDaemon(folder)
         pairs = []
         for number in range(chosen.pairs + 1):
             leaf = fresh(folder, base)
@@ -132,7 +86,7 @@ def main():
             images.compare(leaf, base)
             leaf.unlink()
             leaf = fresh(folder, base)
-            theirs = peer.stream(base, leaf)
+            theirs = theirs_takes(peer, base, leaf)
             images.compare(leaf, base)
             leaf.unlink()
             print(f"{'warm-up' if number == 0 else f'pair {number}'}: sluice {mine:.3f} s, peer {theirs:.3f} s, ratio {theirs / mine:.2f}",
