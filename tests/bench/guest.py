@@ -5,8 +5,8 @@
 What a guest feels: fio's nbd engine on Sluice and on qemu-storage-daemon's NBD export, in turns: random reads and writes of 4 KiB, one or
 sixteen in flight, on an idle device and while a job copies into it (ours with its defaults, the peer's without a limit).  Leaf: an empty
 overlay of 64 KiB clusters on a raw base of incompressible bytes, fresh for each measurement, all in the page cache.  A job that ends before the
-time is over is followed by another on a fresh leaf.  Prints medians over the turns of operations a second and of latencies in microseconds,
-then imaged's memory with a device of 1 TiB under random load.
+time is over is followed by another on a fresh leaf.  Prints medians over the turns of operations a second, of latencies in microseconds and
+of the MiB a second that jobs copied meanwhile, then imaged's memory with a device of 1 TiB under random load.
 
 A case is {read,write}-{1,16}-{idle,stream}, or `memory`; parts of names choose all that contain them.  SLUICE_BIN names the folder with
 Sluice's programs."""
@@ -34,7 +34,7 @@ from sluice_wire import CommandError
 from system import System
 
 RAMP = 0.5  # seconds that fio runs before it counts
-FIGURES = ("iops", "p50", "p99", "p99.9", "max")
+FIGURES = ("iops", "p50", "p99", "p99.9", "max", "copy")
 
 
 class Sluice:
@@ -53,8 +53,10 @@ class Sluice:
     def begin_stream(self):
         self.system.stream(self.device)
 
-    def job_is_running(self):
-        return bool(self.system.client.call("query-block-jobs", device=self.device))
+    def position(self):
+        """Of the job; None when it has ended."""
+        jobs = self.system.client.call("query-block-jobs", device=self.device)
+        return jobs[0]["position"] if jobs else None
 
     def end_stream(self):
         try:
@@ -80,7 +82,7 @@ class Peer:
 
     def __init__(self, folder):
         self.daemon = QemuDaemon(folder)
-        self.begin_stream, self.job_is_running = self.daemon.begin_stream, self.daemon.job_is_running
+        self.begin_stream, self.position = self.daemon.begin_stream, self.daemon.position
 
     def open(self, base, leaf):
         self.daemon.open(base, leaf)
@@ -151,14 +153,19 @@ def fresh(folder, base, name):
 def measured(server, folder, base, kind, depth, streams, seconds):
     """Figures of one server in one case."""
     slices, left = [], seconds
+    copying = moved = 0  # seconds and bytes of jobs
     while left > 0:
         leaf = fresh(folder, base, server.name)
         fio = Fio(folder, server.open(base, leaf), kind, depth, left)
         if streams:
             time.sleep(RAMP)
             server.begin_stream()
-            while fio.child.poll() is None and server.job_is_running():
+            begun = time.monotonic()
+            while fio.child.poll() is None and (position := server.position()) is not None:
+                copied = position
                 time.sleep(0.02)
+            copying += time.monotonic() - begun
+            moved += copied if position is not None else images.virtual_size(base)
         early = streams and fio.child.poll() is None
         slices.append(fio.end(early))
         if streams:
@@ -167,7 +174,7 @@ def measured(server, folder, base, kind, depth, streams, seconds):
         leaf.unlink()
         left -= max(slices[-1][0], 0.2)
         left = left if left > 0.3 else 0
-    return figures(slices)
+    return {**figures(slices), "copy": moved / MIB / copying if copying else 0}
 
 
 def memory(server, folder, seconds):

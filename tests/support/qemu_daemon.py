@@ -74,8 +74,10 @@ class QemuDaemon:
     def begin_stream(self, **arguments):
         self.execute("block-stream", **{"job-id": "job", "device": "leaf"}, **arguments)
 
-    def job_is_running(self):
-        return any(job["device"] == "job" for job in self.execute("query-block-jobs"))
+    def position(self):
+        """Of the job; None when it has ended."""
+        jobs = [job for job in self.execute("query-block-jobs") if job["device"] == "job"]
+        return jobs[0]["offset"] if jobs else None
 
     def cancel(self):
         """Ends the job, in whatever way it does."""
