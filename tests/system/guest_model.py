@@ -6,6 +6,7 @@ killed or replaced: every answer to a guest is compared with a model, and the fi
 SLUICE_TEST_SECONDS (default 75) is for all tests together.  SLUICE_TEST_ROUND=N makes each test play round N only, as named by a
 failure (or, with SLUICE_TEST_ROUND=N+, from there on); the order in which processes act is not in the seed."""
 
+import collections
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from guest_chain import GuestChain
 from guest_stage import Stage
 from harness import Failed, check, run
 from images import MIB
+from nbd_traffic import USUAL
 from sluice_wire import CommandError
 from system import System
 
@@ -59,15 +61,18 @@ def _rounds(place, number, weights, mix=None, share=0.25):
     system = System(place, workers=2, broker_options=OPTIONS)
     first = int(ROUND.rstrip("+")) if ROUND else place.seed * 100_000 + number * 10_000
     deadline = time.monotonic() + SECONDS * share
-    rounds = jobs = requests = lost = 0
+    rounds = jobs = 0
+    counts = collections.Counter()
     while rounds < 1 or time.monotonic() < deadline and not ROUND.isdigit():
         stage = _round(place, system, first + rounds, weights, mix)
         rounds, jobs = rounds + 1, jobs + len(stage.jobs)
-        requests, lost = requests + stage.traffic.counts.total(), lost + stage.traffic.counts["lost"]
-    print(f"# {rounds} rounds from {first} on, {jobs} jobs, {requests} requests of guests, {lost} in flight when their server ended")
+        counts.update(stage.traffic.counts)
+    print(f"# {rounds} rounds from {first} on, {jobs} jobs; guests: {', '.join(f'{counts[kind]} {kind}' for kind in sorted(counts))}")
     check(jobs > 0, "no job ran")
+    for kind in mix or USUAL:
+        check(counts[kind] > 0, f"no guest ever did a {kind}")
     system.stop_all()
-    return lost
+    return counts["lost"]
 
 
 def guests_that_only_read_see_no_change(place):
