@@ -47,7 +47,7 @@ class Live:
             self.system.client.ask("block_job_set_speed", device="vda", speed=0)  # it may end right now
         event = self.system.wait_end("vda")
         check("error" not in event["data"], f"the job failed: {event['data'].get('error')}")
-        self.system.detach()
+        wait_until(lambda: self.system.try_detach("vda"), "detaching", 20)  # the last client may just be leaving
         images.check_clean(self.leaf)
         check_equal(images.info(self.leaf).get("backing-filename"), None, "backing file")
         images.compare(self.leaf, reference or self.twin, reference_format="raw" if reference else "qcow2")
