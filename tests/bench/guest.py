@@ -121,7 +121,7 @@ class Fio:
             self.child.send_signal(signal.SIGINT)
         status = self.child.wait()
         text = self.output.read_text()
-        job = json.loads(text[text.index("{"):])["jobs"][0]
+        job = json.JSONDecoder().raw_decode(text, text.index("{"))[0]["jobs"][0]
         if job["error"] or status and not early:
             raise RuntimeError(f"fio ended with {status}: {text[:2000]}")
         side = job["read"] if job["read"]["total_ios"] else job["write"]
