@@ -189,9 +189,10 @@ def memory(server, folder, seconds):
     while fio.child.poll() is None:
         most = max(most, server.memory_kib())
         time.sleep(0.1)
-    fio.end()
+    slices = fio.end()
     server.close()
-    print(f"memory of {server.name}: {before // 1024} MiB at first, {opened // 1024} MiB with 1 TiB attached, at most {most // 1024} MiB under load; "
+    print(f"memory of {server.name}: {before // 1024} MiB at first, {opened // 1024} MiB with 1 TiB attached, at most {most // 1024} MiB under load of "
+          f"{sum(slices[1].values())} reads and about half as many writes; "
           f"the leaf grew to {images.disk_usage(leaf) // MIB} MiB", flush=True)
     leaf.unlink()
     base.unlink()

@@ -14,7 +14,6 @@ class GuestChain(RandomChain):
         super().__init__(random, folder, most)
         found = images.info(self.leaf)
         self.cluster = found["cluster-size"]
-        self.version = 2 if found["format-specific"]["data"]["compat"] == "0.10" else 3
         self.snapshots = {}
         # with fewer bits QEMU itself may find no room for them: compressed clusters share a host cluster
         if found["format-specific"]["data"]["refcount-bits"] >= 16 and random.random() < 0.35:

@@ -24,8 +24,8 @@ class Stage:
         self.sleepers = []
         self.done = []
         content = chain.content()
-        self.server = Imaged(system, chain.leaf, self.device)
-        self.traffic = Traffic(self.server.uri, content, number, cluster=chain.cluster, trims=chain.version == 3, mix=mix).begin()
+        self.server = Imaged(system, chain.leaf, self.device, copy_on_read=draw.random() < 0.3)
+        self.traffic = Traffic(self.server.uri, content, number, cluster=chain.cluster, mix=mix).begin()
 
     # Jobs.
 

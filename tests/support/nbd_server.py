@@ -45,9 +45,9 @@ class Imaged:
 
     name = "imaged"
 
-    def __init__(self, system, image, device="vda"):
+    def __init__(self, system, image, device="vda", **more):
         self.system, self.image, self.device = system, image, device
-        system.attach(image, device=device)
+        system.attach(image, device=device, **more)
         self.uri = self.found()["nbd"]
 
     def found(self):

@@ -130,16 +130,15 @@ def _collect(request):
 
 
 class Traffic(threading.Thread):
-    """Clients on a thread of their own, until stop().  `cluster`: the leaf's, which a discard clears whole; with `trims` false it
-    may clear nothing.  `racing`: how many of the reads race."""
+    """Clients on a thread of their own, until stop().  `cluster`: the leaf's, which a discard clears whole.  `racing`: how many of
+    the reads race."""
 
     def __init__(self, uri, content, seed, cluster=65536, clients=3, depth=4, racing=0.3, mix=None, most=MOST, fua=0.1,
-                 no_hole=0.4, trims=True):
+                 no_hole=0.4):
         super().__init__(daemon=True)
         if nbd is None:
             raise Skip("python3-libnbd is not installed")
         self.uri, self.cluster, self.count, self.depth, self.racing, self.most = uri, cluster, clients, depth, racing, most
-        self.trims = trims
         self.random = random.Random(seed)
         self.mix, self.fua, self.no_hole = dict(mix or USUAL), fua, no_hole
         self.number = seed % 1_000_003 * 1_000_000
@@ -388,7 +387,7 @@ class Traffic(threading.Thread):
             else:
                 model.check(request.offset, found, str(request))
         elif request.kind == "trim":
-            model.trim(request.offset, request.length, self.cluster, certain=self.trims)
+            model.trim(request.offset, request.length, self.cluster)
         elif request.kind in CHANGES:
             model.write(request.offset, request.data())
             request.buffer = None
