@@ -26,6 +26,7 @@
 #define FOLDER_MAX	   1024
 #define NOT_GIVEN	   UINT64_MAX
 #define UINT_MAX_OF_WIRE   INT64_MAX
+#define FLOOR_DEFAULT	   (UINT64_C(4) << 20)
 #define EVENT_LOG_DEFAULT  100000
 #define EVENT_LOG_MAX	   10000000
 #define PEER_TIMEOUT_S	   5
@@ -37,7 +38,7 @@
 struct settings {
 	struct option_list commands, events, workers, images;
 	const char *state;
-	uint64_t speed, event_log, peer_timeout_s, lease_s;
+	uint64_t speed, floor, event_log, peer_timeout_s, lease_s;
 	bool insecure;
 };
 
@@ -67,6 +68,10 @@ static void read_options(int argc, char **argv, struct settings *settings)
 			"Keep jobs and events there, on a local disk (default S).", 0, 0, false},
 		{"speed", OPTION_NUMBER, &settings->speed, "N",
 			"Budget in bytes a second over all jobs, 0: none (default: as last stored).",
+			0, UINT_MAX_OF_WIRE, true},
+		{"floor", OPTION_NUMBER, &settings->floor, "N",
+			"The least rate in bytes a second that a job keeps while it gives way to a busy guest, "
+			"0: none; for jobs that name none (default 4M).",
 			0, UINT_MAX_OF_WIRE, true},
 		{"event-log", OPTION_NUMBER, &settings->event_log, "N",
 			"Keep so many durable events (default 100000).", 1, EVENT_LOG_MAX, false},
@@ -190,6 +195,7 @@ static int serve(const struct settings *settings, struct err *err)
 				.new_epoch = random_id(),
 				.has_speed = settings->speed != NOT_GIVEN,
 				.speed = settings->speed,
+				.floor = settings->floor,
 				.version = SLUICE_VERSION,
 			},
 	};
@@ -217,6 +223,7 @@ int main(int argc, char **argv)
 {
 	static struct settings settings = {
 		.speed = NOT_GIVEN,
+		.floor = FLOOR_DEFAULT,
 		.event_log = EVENT_LOG_DEFAULT,
 		.peer_timeout_s = PEER_TIMEOUT_S,
 		.lease_s = LEASE_S,

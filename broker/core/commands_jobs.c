@@ -119,6 +119,8 @@ static void start(struct core *core, const struct call *call, struct device *dev
 		.bottom = arguments->bottom,
 		.backing_file = arguments->backing_file,
 		.speed = arguments->has_speed ? arguments->speed : 0,
+		.has_floor = arguments->has_floor,
+		.floor = arguments->floor,
 		.priority = DEFAULT_PRIORITY,
 		.token = arguments->token,
 		.backing_name = "",

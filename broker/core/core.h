@@ -35,6 +35,8 @@ struct core_options {
 	uint64_t new_epoch;	  /* used where the store is new: a random number */
 	bool has_speed;		  /* --speed given: replaces the stored budget */
 	uint64_t speed;
+	uint64_t floor;	    /* of jobs that name none: bytes a second */
+	uint64_t map_bytes; /* of a job's work that are known at a time; 0: 512 MiB */
 	const char *version; /* "0.1.0" */
 };
 

@@ -283,6 +283,16 @@ static void failed(
 		device_failed(core, device, message);
 }
 
+/* Of a device that is not (any more) this imaged's, or without a job that runs, it means nothing. */
+static void guests_told(
+	struct core *core, const struct imaged *imaged, const struct msg_guest_report *report)
+{
+	struct device *device = device_find(core, report->device);
+
+	if (device != NULL && device->imaged == imaged && device->is_online && device->job != NULL)
+		job_hears_of_guest(core, device->job, report);
+}
+
 static int handle(struct core *core, struct imaged *imaged, const struct imaged_to_broker *message,
 	struct err *err)
 {
@@ -295,6 +305,8 @@ static int handle(struct core *core, struct imaged *imaged, const struct imaged_
 		refused(core, imaged, &message->image_error);
 	else if (message->type == IMAGED_TO_BROKER_DEVICE_FAILED)
 		failed(core, imaged, &message->device_failed);
+	else if (message->type == IMAGED_TO_BROKER_GUEST_REPORT)
+		guests_told(core, imaged, &message->guest_report);
 	else if (message->type == IMAGED_TO_BROKER_IMAGED_GOODBYE)
 		imaged_lose(core, imaged, "its imaged said goodbye");
 	return 0;

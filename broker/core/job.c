@@ -89,8 +89,9 @@ struct job *job_new(struct core *core, struct device *device, const struct recor
 	list_init(&job->leases);
 	list_init(&job->waiters);
 	list_init(&job->pages);
-	work_map_init(&job->map);
+	work_map_init(&job->map, core->options.map_bytes);
 	bucket_init(&job->bucket, record->speed, core->now.now_ms);
+	pace_init(&job->pace, core->now.now_ms);
 	meter_init(&job->meter);
 	timer_init(&job->timer, timer_fired);
 	job->virtual_bytes = core->virtual_bytes;
@@ -116,6 +117,7 @@ void job_free(struct core *core, struct job *job)
 	timer_stop(&core->timers, &job->timer);
 	job_pages_free(job);
 	work_map_done(&job->map);
+	wanted_done(&job->wanted);
 	if (job->device != NULL) {
 		job->device->job = NULL;
 		device_touch(core, job->device);
@@ -219,6 +221,22 @@ uint64_t job_position(struct job *job)
 	if (position > job->progress.position)
 		job->progress.position = position;
 	return job->progress.position;
+}
+
+void job_set_ahead(struct job *job, uint64_t bytes)
+{
+	job->progress.ahead = bytes;
+	job->progress.has_ahead = bytes > 0;
+}
+
+void job_count(struct job *job, uint64_t offset, const struct job_outcome *outcome)
+{
+	job->progress.copied += outcome->copied;
+	job->progress.zeroes += outcome->zeroes;
+	job->progress.superseded += outcome->superseded;
+	if (offset >= job->progress.scanned)
+		job_set_ahead(job, job->progress.ahead + outcome->copied + outcome->zeroes +
+					   outcome->superseded);
 }
 
 uint64_t job_rate(struct core *core, struct job *job)

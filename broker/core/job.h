@@ -45,6 +45,13 @@ void text_replace(const char **text, const char *replacement);
 
 /* Bytes that no longer depend on the dropped layers; never less than was told before. */
 uint64_t job_position(struct job *job);
+/* What became of a range. */
+struct job_outcome {
+	uint64_t copied, zeroes, superseded; /* bytes */
+};
+void job_count(struct job *job, uint64_t offset, const struct job_outcome *outcome);
+/* Bytes that are counted although they lie beyond what is scanned. */
+void job_set_ahead(struct job *job, uint64_t bytes);
 uint64_t job_rate(struct core *core, struct job *job);
 bool job_has_eta(struct core *core, struct job *job, uint64_t *ret_seconds);
 
@@ -104,6 +111,18 @@ void job_closed(struct core *core, struct job *job);
 void job_end(struct core *core, struct job *job);
 /* A block_stream that is not accepted: answers those who wait and frees it. */
 void job_reject(struct core *core, struct job *job, const struct msg_image_error *error);
+
+/* ---- job_guest.c: guests go first */
+
+/* The rate below which it does not fall while it gives way. */
+uint64_t job_floor(const struct core *core, const struct job *job);
+void job_hears_of_guest(struct core *core, struct job *job, const struct msg_guest_report *report);
+void job_advance_pace(struct core *core, struct job *job);
+/* The next range that guests wait for, at most `most_bytes`; it is out of the map.  false: there
+ * is none now. */
+bool job_take_wanted(struct job *job, uint64_t most_bytes, struct guest_range *ret_range);
+/* While it is, no page of the map may be asked for. */
+bool job_is_reserving_ahead(const struct job *job);
 
 /* ---- job_pages.c: the map as the store knows it */
 

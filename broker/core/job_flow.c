@@ -189,16 +189,21 @@ void job_opened(struct core *core, struct job *job, const struct msg_job_opened 
 	device_touch(core, job->device);
 }
 
-/* Present bytes are counted the first time that a part of the device is scanned. */
+/* Present bytes are counted the first time that a part of the device is scanned; what was copied
+ * ahead is counted already.  Zeroes that are left unallocated are not among what is present, so a
+ * few bytes too many may be taken off. */
 static void count_present(struct job *job, const struct msg_map_page *page)
 {
 	uint64_t from = page->offset > job->progress.scanned ? page->offset : job->progress.scanned;
+	uint64_t ahead;
 	unsigned_wide share;
 
 	if (page->end <= from)
 		return;
 	share = (unsigned_wide)page->present * (page->end - from) / (page->end - page->offset);
-	job->progress.present += (uint64_t)share;
+	ahead = job->progress.ahead < share ? job->progress.ahead : (uint64_t)share;
+	job_set_ahead(job, job->progress.ahead - ahead);
+	job->progress.present += (uint64_t)share - ahead;
 	job->progress.scanned = page->end;
 }
 
@@ -336,7 +341,8 @@ static void advance_copying(struct core *core, struct job *job)
 	struct guest_range range;
 	size_t zeroing = count_requests(job, REQUEST_ZERO);
 
-	if (work_map_wants_page(&job->map) && !requests_have(&job->requests, REQUEST_MAP))
+	if (work_map_wants_page(&job->map) && !requests_have(&job->requests, REQUEST_MAP) &&
+		!job_is_reserving_ahead(job))
 		ask_map(core, job);
 	for (; zeroing < ZEROES_AT_ONCE &&
 		work_map_take(&job->map, WORK_ZERO, ZERO_BYTES_MAX, &range);
@@ -418,14 +424,21 @@ static void set_timer(struct core *core, struct job *job)
 		timer_set_earlier(timers, timer, job->hold_until_ms);
 	if (job->lacks_something && !(job->record.has_stalled && job->record.stalled == job->lacks))
 		timer_set_earlier(timers, timer, lack_told_ms(core, job));
-	if (work_map_bytes(&job->map, WORK_COPY) > 0 && !bucket_has_any(&job->bucket, now_ms))
+	if (pace_due_ms(&job->pace) != UINT64_MAX)
+		timer_set_earlier(timers, timer, pace_due_ms(&job->pace));
+	if (work_map_bytes(&job->map, WORK_COPY) == 0)
+		return;
+	if (!bucket_has_any(&job->bucket, now_ms))
 		timer_set_earlier(timers, timer, bucket_ready_ms(&job->bucket));
+	if (!bucket_has_any(&job->pace.bucket, now_ms))
+		timer_set_earlier(timers, timer, bucket_ready_ms(&job->pace.bucket));
 }
 
 void job_advance(struct core *core, struct job *job)
 {
 	if (!job->is_accepted)
 		return; /* waits for imaged's answer */
+	job_advance_pace(core, job);
 	advance_lack(core, job);
 	advance_work(core, job);
 	advance_telling(core, job);

@@ -203,6 +203,7 @@ static void give_back(struct core *core, struct lease *lease, uint64_t bytes)
 	if (lease->job == NULL)
 		return;
 	bucket_give_back(&lease->job->bucket, bytes);
+	bucket_give_back(&lease->job->pace.bucket, bytes);
 	lease->job->virtual_bytes -=
 		bytes < lease->job->virtual_bytes ? bytes : lease->job->virtual_bytes;
 }
@@ -315,6 +316,7 @@ void lease_reserve(struct core *core, struct join *join, struct job *job, struct
 
 	lease->range = range;
 	lease->charged = charged;
+	lease->is_ahead = range.offset >= job->map.scanned;
 	set_job(lease, job);
 	set_imaged(lease, job->device->imaged);
 	set_worker(core, lease, join->worker);
@@ -364,9 +366,13 @@ static void take_reserved_part(
 	if (part.length == 0)
 		rest.offset = asked.offset + asked.length;
 	rest.length = asked.offset + asked.length - rest.offset;
-	lease->job->progress.superseded += reserved->skipped;
+	/* Beyond what is scanned nobody said that anything is needed. */
+	if (!lease->is_ahead)
+		lease->job->progress.superseded += reserved->skipped;
 	lease->range = part;
-	if (rest.length > 0)
+	if (rest.length > 0 && lease->is_ahead)
+		wanted_put_first(&lease->job->wanted, rest);
+	else if (rest.length > 0)
 		work_map_put_back(&lease->job->map, WORK_COPY, rest);
 	give_back(core, lease, asked.length - part.length);
 	job_pages_touch(lease->job, asked);
@@ -443,16 +449,15 @@ void lease_committed(struct core *core, struct lease *lease, const struct msg_co
 	uint64_t copied = committed->copied < length ? committed->copied : length;
 	uint64_t zeroes = committed->zeroes < length - copied ? committed->zeroes : length - copied;
 	uint64_t rest = length - copied - zeroes;
+	uint64_t superseded = committed->superseded < rest ? committed->superseded : rest;
+	const struct job_outcome outcome = {copied, zeroes, superseded};
 
 	if (lease->worker != NULL) {
 		lease->worker->ranges++;
 		lease->worker->bytes += copied;
 	}
 	if (job != NULL) {
-		job->progress.copied += copied;
-		job->progress.zeroes += zeroes;
-		job->progress.superseded +=
-			committed->superseded < rest ? committed->superseded : rest;
+		job_count(job, lease->range.offset, &outcome);
 		meter_add(&job->meter, core->now.now_ms, copied);
 		meter_add(&core->meter, core->now.now_ms, copied);
 		give_back(core, lease, length - copied);

@@ -175,6 +175,7 @@ static int tie_job(struct core *core, struct job *job, struct err *err)
 	if (progress != NULL)
 		job->progress = *progress;
 	bucket_init(&job->bucket, job->record.speed, core->now.now_ms);
+	pace_init(&job->pace, core->now.now_ms);
 	job->told_ms = job->stored_ms = job->pages_stored_ms = core->now.now_ms;
 	if (job->record.number > core->last_job)
 		core->last_job = job->record.number;

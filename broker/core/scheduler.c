@@ -50,7 +50,7 @@ static uint64_t range_size(const struct core *core, const struct join *join, con
 	uint64_t cluster = job->map.cluster_size;
 	uint64_t size = least(join->range_bytes, least(RANGE_MAX, cluster * RANGE_MAX_ITEMS));
 
-	size = least(size, fair_share(job));
+	size = least(size, least(fair_share(job), pace_range_max(&job->pace)));
 	if (job->bucket.speed != 0)
 		size = least(size, job->bucket.speed / GRAINS);
 	if (core->bucket.speed != 0)
@@ -63,7 +63,8 @@ static bool is_ready(struct core *core, struct job *job)
 {
 	return job != NULL && job_is_running(job) && job->is_open && job->device->is_online &&
 	       work_map_bytes(&job->map, WORK_COPY) > 0 && core->now.now_ms >= job->hold_until_ms &&
-	       bucket_has_any(&job->bucket, core->now.now_ms);
+	       bucket_has_any(&job->bucket, core->now.now_ms) &&
+	       bucket_has_any(&job->pace.bucket, core->now.now_ms);
 }
 
 static bool goes_before(const struct job *job, const struct job *other)
@@ -103,6 +104,7 @@ static bool take_one(struct core *core, struct worker *worker)
 	struct join *join;
 	struct job *job;
 	struct guest_range range;
+	uint64_t size;
 
 	if (!has_credit(worker))
 		return false;
@@ -115,10 +117,13 @@ static bool take_one(struct core *core, struct worker *worker)
 	if (join == NULL)
 		return false;
 	job = join->device->job;
-	if (!work_map_take(&job->map, WORK_COPY, range_size(core, join, job), &range))
+	size = range_size(core, join, job);
+	if (!job_take_wanted(job, size, &range) &&
+		!work_map_take(&job->map, WORK_COPY, size, &range))
 		return false;
 	bucket_take(&core->bucket, range.length);
 	bucket_take(&job->bucket, range.length);
+	bucket_take(&job->pace.bucket, range.length);
 	count_share(core, job, range.length);
 	lease_reserve(core, join, job, range, range.length);
 	job_touch(core, job);

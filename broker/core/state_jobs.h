@@ -10,8 +10,10 @@
 #include "broker/core/bucket.h"
 #include "broker/core/list.h"
 #include "broker/core/meter.h"
+#include "broker/core/pace.h"
 #include "broker/core/state_common.h"
 #include "broker/core/timers.h"
+#include "broker/core/wanted.h"
 #include "broker/core/work_map.h"
 #include "schemas/client_broker.gen.h"
 #include "schemas/records.gen.h"
@@ -37,7 +39,9 @@ struct job {
 	struct list waiters;  /* clients */
 	struct work_map map;
 	struct list pages; /* struct page: those of the map that stand in the store */
+	struct wanted wanted;
 	struct bucket bucket;
+	struct pace pace;
 	struct meter meter;
 	uint64_t virtual_bytes; /* of the fair share */
 	unsigned refusals;	/* of imaged in a row */

@@ -94,6 +94,7 @@ struct lease {
 	uint64_t charged;    /* bytes taken from the buckets */
 	uint64_t renewed_ms; /* order sent, or its last progress */
 	bool has_started;    /* made progress */
+	bool is_ahead;	     /* lay beyond what was scanned when it was reserved */
 	bool has_report;     /* COPIED, or a CLAIMED one that reported already */
 	uint64_t reported_bytes;
 	struct guest_range *zeroes;

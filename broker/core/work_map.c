@@ -14,16 +14,16 @@
 #define ENOUGH_BYTES (UINT64_C(512) << 20)
 #define ENOUGH_RUNS  1024
 
-void work_map_init(struct work_map *map)
+void work_map_init(struct work_map *map, uint64_t enough_bytes)
 {
-	*map = (struct work_map){0};
+	*map = (struct work_map){.enough_bytes = enough_bytes ? enough_bytes : ENOUGH_BYTES};
 }
 
 void work_map_done(struct work_map *map)
 {
 	for (int work = 0; work < WORK_KINDS; work++)
 		free(map->to_do[work].items);
-	*map = (struct work_map){0};
+	work_map_init(map, map->enough_bytes);
 }
 
 void work_map_reset(struct work_map *map, uint64_t size, uint64_t cluster_size)
@@ -42,7 +42,7 @@ bool work_map_wants_page(const struct work_map *map)
 {
 	const struct work_runs *copy = &map->to_do[WORK_COPY], *zero = &map->to_do[WORK_ZERO];
 
-	return map->scanned < map->size && copy->bytes < ENOUGH_BYTES &&
+	return map->scanned < map->size && copy->bytes < map->enough_bytes &&
 	       runs_left(copy) + runs_left(zero) < ENOUGH_RUNS;
 }
 
@@ -223,6 +223,23 @@ bool work_map_take(
 	if (runs->first == runs->count)
 		runs->first = runs->count = 0;
 	*ret_range = taken;
+	return true;
+}
+
+bool work_map_take_within(struct work_map *map, enum work work, struct guest_range within,
+	uint64_t most_bytes, struct guest_range *ret_range)
+{
+	const struct guest_range *run = work_map_find(map, work, within.offset);
+	uint64_t offset, end;
+
+	if (run == NULL || run->offset >= end_of(within))
+		return false;
+	offset = run->offset > within.offset ? run->offset : within.offset;
+	end = end_of(*run) < end_of(within) ? end_of(*run) : end_of(within);
+	if (end - offset > most_bytes)
+		end = offset + most_bytes;
+	*ret_range = (struct guest_range){offset, end - offset};
+	cut_out(&map->to_do[work], offset, end);
 	return true;
 }
 

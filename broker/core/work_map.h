@@ -35,10 +35,12 @@ struct work_map {
 	uint64_t size;	       /* bytes of the device */
 	uint64_t cluster_size; /* ranges are multiples of it, but for the device's tail */
 	uint64_t scanned;
+	uint64_t enough_bytes; /* no page is asked for while so much is left to copy */
 	struct work_runs to_do[WORK_KINDS];
 };
 
-void work_map_init(struct work_map *map);
+/* `enough_bytes` 0: the default. */
+void work_map_init(struct work_map *map, uint64_t enough_bytes);
 void work_map_done(struct work_map *map);
 /* Forgets all: nothing is scanned. */
 void work_map_reset(struct work_map *map, uint64_t size, uint64_t cluster_size);
@@ -56,6 +58,9 @@ bool work_map_is_exhausted(const struct work_map *map);
  * there is none. */
 bool work_map_take(
 	struct work_map *map, enum work work, uint64_t most_bytes, struct guest_range *ret_range);
+/* The same for the first piece within a range. */
+bool work_map_take_within(struct work_map *map, enum work work, struct guest_range within,
+	uint64_t most_bytes, struct guest_range *ret_range);
 /* Puts a range, or what of it is below `scanned`, back in. */
 void work_map_put_back(struct work_map *map, enum work work, struct guest_range range);
 /* Takes a range out because somebody has it already. */

@@ -264,6 +264,20 @@ static void arrange_commit(struct world *world)
 		NULL, broker->life);
 }
 
+/* Who cannot be reached is told of when all is done: what follows from it overtakes nothing. */
+static void perform_all(struct world *world, const struct effects *effects)
+{
+	uint64_t *unreachable = calloc(effects->count + 1, sizeof(*unreachable));
+	size_t count = 0;
+
+	for (size_t i = 0; i < effects->count; i++)
+		if (!perform(world, &effects->items[i]))
+			unreachable[count++] = effects->items[i].peer;
+	for (size_t i = 0; i < count; i++)
+		tell_unreachable(world, unreachable[i]);
+	free(unreachable);
+}
+
 /* Copies what waits for the commit into a transaction; the rest is performed at once. */
 static void follow(struct world *world, struct effects *effects)
 {
@@ -292,9 +306,7 @@ static void follow(struct world *world, struct effects *effects)
 	} else {
 		free(transaction);
 	}
-	for (size_t i = 0; i < effects->count; i++)
-		if (!perform(world, &effects->items[i]))
-			tell_unreachable(world, effects->items[i].peer);
+	perform_all(world, effects);
 }
 
 /* Everything that waits is committed together; then what waited for it is done. */
@@ -442,6 +454,9 @@ void broker_start(struct world *world)
 		.lease_ms = 15000,
 		.heartbeat_ms = 1000,
 		.event_log = 40 + dice_below(&world->dice, 400),
+		.floor = dice_below(&world->dice, 3) * dice_below(&world->dice, 4000000),
+		/* So little that most of a device is not known while the first of it is copied. */
+		.map_bytes = CLUSTER * dice_below(&world->dice, 8),
 		.new_epoch = 1 + dice_below(&world->dice, 1000000),
 		.version = "1.2.3",
 	};

@@ -100,6 +100,8 @@ static void ask_stream(struct world *world)
 		arguments.base = "missing";
 	arguments.has_speed = dice_percent(dice, 15);
 	arguments.speed = arguments.has_speed ? dice_below(dice, 3000000) : 0;
+	arguments.has_floor = dice_percent(dice, 20);
+	arguments.floor = arguments.has_floor ? dice_below(dice, 3) * dice_below(dice, 3000000) : 0;
 	cmd_block_stream_encode(&arguments, &buffer);
 	request = find_request(world, 0);
 	if (request != NULL) {

@@ -88,6 +88,10 @@ void guest_acts(struct world *world, void *about, uint64_t number)
 	struct image *image = open->image;
 	unsigned cluster = (unsigned)dice_below(&world->dice, image->clusters);
 
+	if (open->job[0] && imaged->process.is_welcome && dice_percent(&world->dice, 60))
+		imaged_report_guest(world, imaged, open, cluster);
+	if (dice_percent(&world->dice, 50))
+		return; /* it only read */
 	imaged_end_quarantine(world, imaged);
 	if (image->is_switched && !open->job[0] && !watch_has_job(world, image->device) &&
 		dice_percent(&world->dice, 30))
@@ -329,7 +333,7 @@ static void starts(struct world *world, void *about, uint64_t number)
 	*imaged = (struct model_imaged){0};
 	process.is_alive = true;
 	process.incarnation = ++world->last_incarnation;
-	process.is_welcome = process.is_leaving = false;
+	process.is_welcome = process.is_leaving = process.lost_order = false;
 	process.asleep_until_ms = 0;
 	process.heard_ms = world->now_ms;
 	process.peer = 0;

@@ -37,6 +37,9 @@ void imaged_finish(
 	struct world *world, struct model_imaged *imaged, const struct msg_finish *asked);
 void imaged_close_job(
 	struct world *world, struct model_imaged *imaged, const struct msg_close_job *asked);
+/* What guests do, in the eyes of the broker; anything, as far as the core may rely on it. */
+void imaged_report_guest(struct world *world, struct model_imaged *imaged,
+	const struct open_image *open, unsigned cluster);
 void imaged_plan(struct world *world, struct model_imaged *imaged, const struct msg_plan *asked);
 void imaged_allocation(
 	struct world *world, struct model_imaged *imaged, const struct msg_allocation *asked);

@@ -190,6 +190,52 @@ void imaged_close_job(
 	imaged_answer(world, imaged, &message);
 }
 
+static struct guest_range any_range(
+	struct world *world, const struct image *image, unsigned cluster)
+{
+	struct dice *dice = &world->dice;
+
+	switch (dice_below(dice, 12)) {
+	case 0:
+		return (struct guest_range){
+			(uint64_t)image->clusters * CLUSTER - 512, dice_below(dice, 1024)};
+	case 1:
+		return (struct guest_range){dice_roll(dice) >> 1, dice_roll(dice) >> 1};
+	case 2:
+		return (struct guest_range){0, 0};
+	case 3:
+		return (struct guest_range){0, (uint64_t)image->clusters * CLUSTER};
+	default:
+		return (struct guest_range){cluster * CLUSTER + dice_below(dice, CLUSTER),
+			dice_below(dice, 4 * CLUSTER)};
+	}
+}
+
+void imaged_report_guest(struct world *world, struct model_imaged *imaged,
+	const struct open_image *open, unsigned cluster)
+{
+	struct dice *dice = &world->dice;
+	struct guest_range wanted[MSG_GUEST_REPORT_WANTED_MAX];
+	struct imaged_to_broker message = {
+		.type = IMAGED_TO_BROKER_GUEST_REPORT,
+		.guest_report =
+			{
+				.device = open->image->device,
+				.requests = dice_below(dice, 40),
+				.busy = dice_below(dice, 8) * dice_below(dice, 143),
+				.interval_ms = 1 + dice_below(dice, 200),
+				.wanted = wanted,
+				.wanted_count = dice_percent(dice, 95)
+							? dice_below(dice, 4)
+							: MSG_GUEST_REPORT_WANTED_MAX,
+			},
+	};
+
+	for (size_t i = 0; i < message.guest_report.wanted_count; i++)
+		wanted[i] = any_range(world, open->image, cluster);
+	imaged_answer(world, imaged, &message);
+}
+
 void imaged_plan(struct world *world, struct model_imaged *imaged, const struct msg_plan *asked)
 {
 	struct imaged_to_broker message = {

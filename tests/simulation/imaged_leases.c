@@ -165,6 +165,25 @@ static void fill_lease(struct world *world, struct model_imaged *imaged, struct 
 	}
 }
 
+/* What the network brought twice is no new request.  Nothing can be said once the order is lost:
+ * an abort may have been, too. */
+static void check_handed_out_once(struct world *world, struct model_imaged *imaged,
+	const struct image *image, const struct msg_reserve *asked)
+{
+	uint64_t end = asked->offset + asked->length;
+
+	for (unsigned i = 0; i < LEASES_MAX; i++) {
+		const struct model_lease *lease = &imaged->leases[i];
+
+		if (lease->id != 0 && !lease->is_quarantined && !lease->is_repeat &&
+			lease->image == image && (uint64_t)lease->first * CLUSTER < end &&
+			asked->offset < (uint64_t)(lease->first + lease->clusters) * CLUSTER)
+			wrong(world, "%llu to %llu of %s is handed out twice",
+				(unsigned long long)asked->offset, (unsigned long long)end,
+				image->file);
+	}
+}
+
 void imaged_reserve(
 	struct world *world, struct model_imaged *imaged, const struct msg_reserve *asked)
 {
@@ -177,6 +196,7 @@ void imaged_reserve(
 	struct imaged_to_broker message = {.type = IMAGED_TO_BROKER_RESERVED};
 	unsigned first = (unsigned)(asked->offset / CLUSTER),
 		 end = (unsigned)((asked->offset + asked->length) / CLUSTER);
+	bool is_repeat = asked->request <= imaged->newest_reserve;
 
 	if (open == NULL)
 		return;
@@ -193,6 +213,9 @@ void imaged_reserve(
 			"No space left on device", "ENOSPC");
 		return;
 	}
+	if (!is_repeat && !imaged->process.lost_order)
+		check_handed_out_once(world, imaged, open->image, asked);
+	imaged->newest_reserve = is_repeat ? imaged->newest_reserve : asked->request;
 	while (first < end && !image_needs(open->image, first))
 		first++;
 	message.reserved = (struct msg_reserved){
@@ -205,6 +228,7 @@ void imaged_reserve(
 	};
 	if (first < end) {
 		fill_lease(world, imaged, lease, open, asked, first);
+		lease->is_repeat = is_repeat;
 		message.reserved.lease = lease->id;
 		message.reserved.length = source.length = (uint64_t)lease->clusters * CLUSTER;
 		message.reserved.sources_count = 1;

@@ -22,6 +22,7 @@ static const struct wire_struct *const imaged_tables[IMAGED_TO_BROKER_COUNT] = {
 	[IMAGED_TO_BROKER_IMAGED_HELLO] = &msg_imaged_hello_table,
 	[IMAGED_TO_BROKER_IMAGE_ERROR] = &msg_image_error_table,
 	[IMAGED_TO_BROKER_DEVICE_FAILED] = &msg_device_failed_table,
+	[IMAGED_TO_BROKER_GUEST_REPORT] = &msg_guest_report_table,
 	[IMAGED_TO_BROKER_ATTACHED] = &msg_attached_table,
 	[IMAGED_TO_BROKER_DETACHED] = &msg_detached_table,
 	[IMAGED_TO_BROKER_PLANNED] = &msg_planned_table,

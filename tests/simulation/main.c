@@ -137,6 +137,7 @@ static void sleeps(struct world *world, struct process *process)
 	if (wakes_ms > process->asleep_until_ms) {
 		say(world, "%s sleeps until %llu", process->name, (unsigned long long)wakes_ms);
 		process->asleep_until_ms = wakes_ms;
+		process->lost_order = true;
 	}
 }
 

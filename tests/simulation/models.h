@@ -72,6 +72,8 @@ struct process {
 	uint64_t heard_ms;
 	uint64_t asleep_until_ms;
 	bool is_leaving; /* said goodbye */
+	bool lost_order; /* messages to it may have been lost, or passed one another: a connection
+			  * broke in this life, or it slept */
 };
 
 struct model_join {
@@ -91,6 +93,7 @@ struct model_lease {
 	unsigned host[CLUSTERS_MAX];
 	bool is_touched[CLUSTERS_MAX];
 	bool is_quarantined;
+	bool is_repeat; /* of a request that came twice: the core never heard of it, or closes it */
 };
 
 struct open_image {
@@ -102,6 +105,7 @@ struct open_image {
 struct model_imaged {
 	struct process process;
 	uint64_t last_id;
+	uint64_t newest_reserve; /* its number */
 	struct open_image open[IMAGES];
 	struct model_join joins[JOINS_MAX];
 	struct model_lease leases[LEASES_MAX];

@@ -189,6 +189,7 @@ void network_cut(struct world *world, struct process *process)
 		process->name);
 	process->peer = 0;
 	process->is_welcome = false;
+	process->lost_order = true;
 	if (process->is_alive)
 		at(world, dice_below(&world->dice, 100), notices_cut, process,
 			process->incarnation);

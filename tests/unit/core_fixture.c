@@ -46,6 +46,21 @@ static struct device_state stage_state(const struct stage_device *device)
 	};
 }
 
+/* How many bytes of the range were copied since they are noted. */
+static uint64_t stage_mapped_in(const struct stage *stage, uint64_t offset, uint64_t end)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < stage->mapped_count; i++) {
+		struct guest_range range = stage->mapped[i];
+		uint64_t from = range.offset > offset ? range.offset : offset;
+		uint64_t to = range.offset + range.length < end ? range.offset + range.length : end;
+
+		bytes += from < to ? to - from : 0;
+	}
+	return bytes;
+}
+
 static void stage_map(struct stage *stage, const struct msg_map *asked)
 {
 	struct stage_device *device = stage_device_named(stage, asked->device);
@@ -57,10 +72,18 @@ static void stage_map(struct stage *stage, const struct msg_map *asked)
 
 	*page = (struct msg_map_page){
 		.request = asked->request, .offset = asked->offset, .runs = runs};
-	for (; at < device->size && page->runs_count < 1024; at += 2 * length)
-		runs[page->runs_count++] = (struct work_run){
-			at, length < device->size - at ? length : device->size - at, WORK_COPY};
+	stage->pages_asked++;
+	if (stage->holds_pages)
+		return;
+	for (; at < device->size && page->runs_count < 1024; at += 2 * length) {
+		uint64_t rest = device->size - at;
+
+		if (stage_mapped_in(stage, at, at + length) == 0)
+			runs[page->runs_count++] =
+				(struct work_run){at, length < rest ? length : rest, WORK_COPY};
+	}
 	page->end = at < device->size ? at : device->size;
+	page->present = stage_mapped_in(stage, page->offset, page->end);
 	stage_imaged_says(stage, &message);
 }
 
@@ -86,9 +109,15 @@ static void stage_reserve(struct stage *stage, const struct msg_reserve *asked)
 			},
 	};
 
+	if (stage->asked_count < STAGE_ASKED)
+		stage->asked[stage->asked_count++] =
+			(struct guest_range){asked->offset, asked->length};
+	if (stage->holds_from != 0 && asked->offset >= stage->holds_from)
+		return;
 	for (size_t i = 0; i < STAGE_ORDERS; i++)
 		if (stage->orders[i].lease == 0) {
 			stage->orders[i] = (struct stage_order){.lease = stage->last_id,
+				.offset = asked->offset,
 				.length = asked->length,
 				.device = (uint64_t)(stage_device_named(stage, asked->device) -
 						     stage->devices),
@@ -116,6 +145,9 @@ static void stage_commit(struct stage *stage, const struct msg_commit *asked)
 
 	stage->devices[order->device].copied += order->length;
 	stage->ranges++;
+	if (stage->notes_mapped && stage->mapped_count < STAGE_MAPPED)
+		stage->mapped[stage->mapped_count++] =
+			(struct guest_range){order->offset, order->length};
 	order->lease = 0;
 	stage_imaged_says(stage, &message);
 }
@@ -247,6 +279,44 @@ static void stage_worker_hears(
 	stage_worker_says(stage, number, &message);
 }
 
+/* The record of that key, or a free one. */
+static struct stage_record *stage_record_of(struct stage *stage, const struct effect *effect)
+{
+	struct stage_record *unused = NULL;
+
+	for (size_t i = 0; i < STAGE_RECORDS; i++) {
+		struct stage_record *record = &stage->records[i];
+
+		if (record->length == 0)
+			unused = record;
+		else if (record->table == effect->table &&
+			 record->key_length == effect->key_length &&
+			 memcmp(record->key, effect->key, effect->key_length) == 0)
+			return record;
+	}
+	bug_if(unused == NULL);
+	return unused;
+}
+
+static void stage_store(struct stage *stage, const struct effect *effect)
+{
+	struct stage_record *record;
+
+	if (effect->table == STORE_EVENTS || effect->table == STORE_MAP_PAGES)
+		return;
+	record = stage_record_of(stage, effect);
+	if (effect->kind == EFFECT_STORE_DELETE) {
+		record->length = 0;
+		return;
+	}
+	bug_if(effect->length > sizeof(record->bytes));
+	record->table = effect->table;
+	memcpy(record->key, effect->key, sizeof(record->key));
+	record->key_length = effect->key_length;
+	memcpy(record->bytes, effect->bytes, effect->length);
+	record->length = effect->length;
+}
+
 static void stage_perform(struct stage *stage, const struct effect *effect)
 {
 	struct wire_memory memory = {0};
@@ -265,6 +335,8 @@ static void stage_perform(struct stage *stage, const struct effect *effect)
 		bug_if(effect->length > sizeof(stage->reply));
 		memcpy(stage->reply, effect->bytes, effect->length);
 		stage->reply_length = effect->length;
+	} else if (effect->kind == EFFECT_STORE_PUT || effect->kind == EFFECT_STORE_DELETE) {
+		stage_store(stage, effect);
 	}
 	wire_memory_done(&memory);
 }
@@ -329,27 +401,52 @@ void stage_run(struct stage *stage, uint64_t ms)
 	stage_settle(stage);
 }
 
+static void stage_start(struct stage *stage)
+{
+	struct err err;
+
+	stage->core = core_new(&stage->options);
+	for (size_t i = 0; i < STAGE_RECORDS; i++) {
+		const struct stage_record *record = &stage->records[i];
+
+		bug_if(record->length > 0 &&
+			core_load(stage->core, record->table, record->key, record->key_length,
+				record->bytes, record->length, &err) < 0);
+	}
+	bug_if(core_started(stage->core, stage_time(stage), &stage->waiting, &err) < 0);
+	stage_settle(stage);
+}
+
 void stage_begin(struct stage *stage, const struct core_options *options)
 {
 	struct core_options all = options ? *options : (struct core_options){0};
-	struct err err;
 
-	*stage = (struct stage){.now_ms = 10000};
 	all.peer_timeout_ms = 5000;
 	all.lease_ms = 15000;
 	all.heartbeat_ms = 1000;
 	all.event_log = all.event_log ? all.event_log : 1000;
 	all.new_epoch = 7;
 	all.version = "0.1.2";
-	stage->core = core_new(&all);
-	bug_if(core_started(stage->core, stage_time(stage), &stage->waiting, &err) < 0);
-	stage_settle(stage);
+	*stage = (struct stage){.now_ms = 10000, .options = all};
+	stage_start(stage);
+}
+
+void stage_restart(struct stage *stage)
+{
+	stage_end(stage);
+	memset(stage->orders, 0, sizeof(stage->orders));
+	stage->workers_count = 0;
+	stage->asked_count = 0;
+	stage->incarnation++;
+	stage_start(stage);
+	stage_add_imaged(stage);
 }
 
 void stage_end(struct stage *stage)
 {
 	core_free(stage->core);
 	effects_done(&stage->waiting);
+	effects_init(&stage->waiting);
 }
 
 void stage_add_device(struct stage *stage, uint64_t size, uint64_t run_bytes)
@@ -372,7 +469,7 @@ void stage_add_imaged(struct stage *stage)
 			{
 				.protocol = 1,
 				.name = "alpha",
-				.incarnation = 1,
+				.incarnation = 1 + stage->incarnation,
 				.host = "alpha",
 				.boot_id = "boot",
 				.realm = "alpha",
@@ -397,7 +494,7 @@ void stage_add_worker(struct stage *stage, uint64_t slots, uint64_t speed)
 			{
 				.protocol = 1,
 				.name = worker->name,
-				.incarnation = 1,
+				.incarnation = 1 + stage->incarnation,
 				.host = "alpha",
 				.boot_id = "boot",
 				.realm = "alpha",
@@ -409,6 +506,40 @@ void stage_add_worker(struct stage *stage, uint64_t slots, uint64_t speed)
 	worker->slots = slots;
 	worker->speed = speed;
 	stage_worker_says(stage, number, &message);
+	stage_settle(stage);
+}
+
+void stage_guest(struct stage *stage, const char *device, uint64_t busy_permille,
+	const struct guest_range *wanted, size_t count)
+{
+	struct guest_range copies[MSG_GUEST_REPORT_WANTED_MAX];
+	const struct imaged_to_broker message = {
+		.type = IMAGED_TO_BROKER_GUEST_REPORT,
+		.guest_report =
+			{
+				.device = device,
+				.requests = busy_permille > 0,
+				.busy = busy_permille,
+				.interval_ms = 100,
+				.wanted = copies,
+				.wanted_count = count,
+			},
+	};
+
+	bug_if(count > MSG_GUEST_REPORT_WANTED_MAX);
+	if (count > 0)
+		memcpy(copies, wanted, count * sizeof(*wanted));
+	stage_imaged_says(stage, &message);
+	stage_settle(stage);
+}
+
+void stage_lose_worker(struct stage *stage, uint64_t worker)
+{
+	for (size_t i = 0; i < STAGE_ORDERS; i++)
+		if (stage->orders[i].worker == worker)
+			stage->orders[i].lease = 0;
+	core_peer_unreachable(
+		stage->core, stage_time(stage), STAGE_WORKER + worker, &stage->waiting);
 	stage_settle(stage);
 }
 

@@ -26,7 +26,7 @@ static int add(uint64_t offset, uint64_t end, const struct work_run *runs, size_
 
 static void begin(uint64_t clusters)
 {
-	work_map_init(&map);
+	work_map_init(&map, 0);
 	work_map_reset(&map, clusters * CLUSTER, CLUSTER);
 }
 
@@ -159,7 +159,7 @@ START_TEST(the_devices_tail_need_not_be_a_whole_cluster)
 	struct msg_map_page page = {.end = CLUSTER + 100, .runs = &run, .runs_count = 1};
 	struct guest_range range;
 
-	work_map_init(&map);
+	work_map_init(&map, 0);
 	work_map_reset(&map, CLUSTER + 100, CLUSTER);
 
 	ck_assert_int_eq(work_map_add_page(&map, &page, &err), 0);
