@@ -8,11 +8,13 @@
 #include "clients/json_convert.h"
 #include "common/clock.h"
 
+#define NOT_GIVEN UINT64_MAX
+
 struct settings {
 	struct connection_settings connection;
 	const char *device;
 	const char *base, *bottom, *job, *backing_file, *token;
-	uint64_t speed;
+	uint64_t speed, floor;
 	bool wants_wait, wants_no_progress;
 };
 
@@ -28,6 +30,8 @@ static json_t *make_arguments(const struct settings *settings)
 	json_put_text(arguments, "token", settings->token);
 	if (settings->speed)
 		json_put_number(arguments, "speed", settings->speed);
+	if (settings->floor != NOT_GIVEN)
+		json_put_number(arguments, "floor", settings->floor);
 	return arguments;
 }
 
@@ -123,6 +127,10 @@ static void parse(int argc, char **argv, struct settings *settings)
 		{"speed", OPTION_NUMBER, &settings->speed, "N",
 			"Limit in bytes a second, K, M and G understood (default: 0, none).", 0,
 			INT64_MAX, true},
+		{"floor", OPTION_NUMBER, &settings->floor, "N",
+			"The least rate in bytes a second kept while the guest is busy, 0: none "
+			"(default: the broker's, 4M).",
+			0, INT64_MAX, true},
 		{"backing-file", OPTION_TEXT, &settings->backing_file, "NAME",
 			"Name of the base for the leaf's header, exactly as given."},
 		{"token", OPTION_TEXT, &settings->token, "TOKEN",
@@ -161,7 +169,7 @@ static void begin_help(int argc, char **argv)
 
 int command_block_stream(int argc, char **argv)
 {
-	struct settings settings = {0};
+	struct settings settings = {.floor = NOT_GIVEN};
 
 	begin_help(argc, argv);
 	parse(argc, argv, &settings);

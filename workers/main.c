@@ -39,6 +39,7 @@
 #include "workers/worker.h"
 
 #define NAME_BYTES 64
+#define NICE	   10
 
 struct settings {
 	const char *broker;
@@ -64,14 +65,18 @@ static int fail(const struct err *err)
 	return 1;
 }
 
-/* Guests share these processors and disks with us, and they come first. */
+/* Guests share these processors and disks with us, and they come first.  Threads that are started later have the priorities of
+ * who starts them. */
 static void yield_to_guests(void)
 {
 	int lowest_best_effort = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 7);
 
-	if (setpriority(PRIO_PROCESS, 0, 10) < 0 ||
-		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, lowest_best_effort) < 0)
-		log_warn("cannot lower the own priority: guests may feel the copying");
+	/* One that was started with less has it already, and may not raise it. */
+	if (getpriority(PRIO_PROCESS, 0) < NICE && setpriority(PRIO_PROCESS, 0, NICE) < 0)
+		log_warn(
+			"cannot lower the own priority for processors: guests may feel the copying");
+	if (syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, lowest_best_effort) < 0)
+		log_warn("cannot lower the own priority for disks: guests may feel the copying");
 }
 
 /* As the schema wants it. */

@@ -180,6 +180,8 @@ def arguments_reach_the_broker(place):
             (["block_stream", "vda", "--base", "b", "--job-id", "j", "--speed", "2M", "--token", "t", "--backing-file", "x"],
              ("block_stream", {"device": "vda", "base": "b", "job-id": "j", "speed": 2 << 20, "token": "t",
                                "backing-file": "x"})),
+            (["block-stream", "vda", "--floor", "0"], ("block_stream", {"device": "vda", "floor": 0})),
+            (["block-stream", "vda", "--floor", "1M"], ("block_stream", {"device": "vda", "floor": 1 << 20})),
             (["block-stream", "vda", "--bottom", "b"], ("block_stream", {"device": "vda", "bottom": "b"})),
             (["cancel", "vda", "--force"], ("block_job_cancel", {"device": "vda", "force": True})),
             (["set-speed", "vda", "1K"], ("block_job_set_speed", {"device": "vda", "speed": 1024})),
