@@ -29,6 +29,7 @@ class Stage:
         self.outside.mkdir()
         images.create_raw(self.folder / "base.raw", MIB, [(0, b"b" * 300 * KIB)])
         self.system = System(place, root=self.folder)
+        wait_until(lambda: "welcomed" in self.system.imaged.err_text(), "imaged's welcome")
         self.good = 0
 
     def image(self, name="bad.qcow2", backing="base.raw", **options):
