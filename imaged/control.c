@@ -127,6 +127,21 @@ static void send_answer(struct control *control, struct request *request)
 		post_ours(control, request->device, REQUEST_RELEASE, request->made_lease);
 }
 
+static void report_guests(struct control *control, struct device *device, uint64_t now_ms)
+{
+	struct wire_buffer buffer = {0};
+
+	if (guest_report_encode(device, now_ms, &buffer))
+		(void)send_buffer(control, &buffer);
+	wire_buffer_done(&buffer);
+}
+
+static bool has_opened_job(const struct request *request)
+{
+	return request->kind == REQUEST_OF_BROKER &&
+	       request->message.type == BROKER_TO_IMAGED_OPEN_JOB;
+}
+
 static void finish_request(struct control *control, struct request *request)
 {
 	struct device *device = request->device;
@@ -134,6 +149,10 @@ static void finish_request(struct control *control, struct request *request)
 	if (request->notice.length > 0)
 		(void)send_buffer(control, &request->notice);
 	send_answer(control, request);
+	if (device && has_opened_job(request)) {
+		guest_report_begin(device);
+		report_guests(control, device, clock_monotonic_ms());
+	}
 	if (request->kind == REQUEST_TIDY)
 		atomic_store(&device->is_tidying, false);
 	control->requests--;
@@ -313,15 +332,6 @@ static uint64_t tick(void *owner, uint64_t now_ms)
 		((!is_waiting && control->requests == 0) || now_ms >= control->deadline_ms))
 		loop_stop(control->loop);
 	return now_ms + interval_ms;
-}
-
-static void report_guests(struct control *control, struct device *device, uint64_t now_ms)
-{
-	struct wire_buffer buffer = {0};
-
-	if (guest_report_encode(device, now_ms, &buffer))
-		(void)send_buffer(control, &buffer);
-	wire_buffer_done(&buffer);
 }
 
 static uint64_t report_tick(void *owner, uint64_t now_ms)

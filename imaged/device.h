@@ -58,8 +58,9 @@ struct device {
 	atomic_bool needs_tidying;	/* something waits for a lock byte to become free */
 	atomic_bool is_tidying;		/* a device_tidy is posted */
 	struct guest_activity activity; /* guards itself */
-	uint64_t guests_seen_ms; /* the control thread's, and the next: last look at activity */
-	bool has_told_load;	 /* the broker does not know yet that the guest is silent */
+	uint64_t guests_seen_ms;   /* the control thread's, and the two next: last look at activity */
+	bool has_told_load;	   /* the broker does not know yet that the guest is silent */
+	struct guest_load unheard; /* of the last look while no job was open */
 
 	unsigned guests;    /* clients connected; guarded by the host's lock, as is the next */
 	bool admits_guests; /* more may come */

@@ -151,19 +151,20 @@ static void take_missed(struct guest_activity *activity, struct guest_activity_t
 
 void guest_activity_take(struct guest_activity *activity, struct guest_activity_taken *ret_taken)
 {
+	struct guest_load *load = &ret_taken->load;
 	uint64_t now_us = clock_monotonic_us();
 
 	settle_flight(activity, now_us);
-	ret_taken->requests = atomic_exchange(&activity->requests, 0);
-	ret_taken->busy_us = atomic_exchange(&activity->busy_us, 0);
+	load->requests = atomic_exchange(&activity->requests, 0);
+	load->busy_us = atomic_exchange(&activity->busy_us, 0);
 	pthread_mutex_lock(&activity->lock);
-	ret_taken->interval_us = passed_us(activity->taken_us, now_us);
+	load->interval_us = passed_us(activity->taken_us, now_us);
 	activity->taken_us = now_us;
 	take_missed(activity, ret_taken);
 	pthread_mutex_unlock(&activity->lock);
-	if (ret_taken->interval_us == 0)
-		ret_taken->interval_us = 1;
+	if (load->interval_us == 0)
+		load->interval_us = 1;
 	/* A request that ended between the clock and the counters. */
-	if (ret_taken->busy_us > ret_taken->interval_us)
-		ret_taken->busy_us = ret_taken->interval_us;
+	if (load->busy_us > load->interval_us)
+		load->busy_us = load->interval_us;
 }

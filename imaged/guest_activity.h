@@ -44,11 +44,15 @@ void guest_activity_missed(struct guest_activity *activity, uint64_t offset, uin
 /* Whether misses are kept: while a job is open.  What was kept before is forgotten. */
 void guest_activity_watch(struct guest_activity *activity, bool is_watched);
 
-/* Since the last time. */
-struct guest_activity_taken {
+struct guest_load {
 	uint64_t requests;    /* begun */
 	uint64_t busy_us;     /* in which at least one was in flight */
 	uint64_t interval_us; /* at least busy_us, at least 1 */
+};
+
+/* Since the last time. */
+struct guest_activity_taken {
+	struct guest_load load;
 	size_t missed_count;
 	struct guest_range
 		missed[GUEST_ACTIVITY_MISSED_MAX]; /* the newest first; they may overlap */

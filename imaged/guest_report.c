@@ -14,14 +14,14 @@ static bool has_job(struct device *device)
 	return is_there;
 }
 
-static void encode(
-	const struct device *device, struct guest_activity_taken *taken, struct wire_buffer *buffer)
+static void encode(const struct device *device, const struct guest_load *load,
+	struct guest_activity_taken *taken, struct wire_buffer *buffer)
 {
 	const struct msg_guest_report report = {
 		.device = device->name,
-		.requests = taken->requests,
-		.busy = taken->busy_us * 1000 / taken->interval_us,
-		.interval_ms = taken->interval_us < 1000 ? 1 : taken->interval_us / 1000,
+		.requests = load->requests,
+		.busy = load->busy_us * 1000 / load->interval_us,
+		.interval_ms = load->interval_us < 1000 ? 1 : load->interval_us / 1000,
 		.wanted = taken->missed,
 		.wanted_count = taken->missed_count,
 	};
@@ -29,9 +29,25 @@ static void encode(
 	msg_guest_report_encode(&report, buffer);
 }
 
+/* The first report of a job tells of what was before it too: the job may have been opened a moment ago. */
+static struct guest_load with_unheard(struct device *device, struct guest_load load)
+{
+	load.requests += device->unheard.requests;
+	load.busy_us += device->unheard.busy_us;
+	load.interval_us += device->unheard.interval_us;
+	device->unheard = (struct guest_load){0};
+	return load;
+}
+
+void guest_report_begin(struct device *device)
+{
+	device->guests_seen_ms = 0;
+}
+
 bool guest_report_encode(struct device *device, uint64_t now_ms, struct wire_buffer *buffer)
 {
 	struct guest_activity_taken taken;
+	struct guest_load load;
 	bool is_open, has_load, had_load = device->has_told_load;
 
 	if (now_ms < device->guests_seen_ms + GUEST_REPORT_MS)
@@ -40,10 +56,16 @@ bool guest_report_encode(struct device *device, uint64_t now_ms, struct wire_buf
 	is_open = has_job(device);
 	guest_activity_watch(&device->activity, is_open);
 	guest_activity_take(&device->activity, &taken);
-	has_load = taken.requests > 0 || taken.busy_us > 0;
-	device->has_told_load = is_open && has_load;
-	if (!is_open || !(has_load || had_load || taken.missed_count > 0))
+	if (!is_open) {
+		device->has_told_load = false;
+		device->unheard = taken.load;
 		return false;
-	encode(device, &taken, buffer);
+	}
+	load = with_unheard(device, taken.load);
+	has_load = load.requests > 0 || load.busy_us > 0;
+	device->has_told_load = has_load;
+	if (!has_load && !had_load && taken.missed_count == 0)
+		return false;
+	encode(device, &load, &taken, buffer);
 	return true;
 }

@@ -50,10 +50,10 @@ START_TEST(time_counts_once_whatever_overlaps_in_it)
 	guest_activity_end(activity);
 	spin_us(2000);
 	guest_activity_take(activity, &taken);
-	ck_assert_uint_eq(taken.requests, 2);
-	ck_assert_uint_ge(taken.busy_us, ended_us - began_us);
-	ck_assert_uint_ge(taken.interval_us, taken.busy_us + 2000);
-	ck_assert_uint_le(taken.busy_us, clock_monotonic_us() - before_us - 2000);
+	ck_assert_uint_eq(taken.load.requests, 2);
+	ck_assert_uint_ge(taken.load.busy_us, ended_us - began_us);
+	ck_assert_uint_ge(taken.load.interval_us, taken.load.busy_us + 2000);
+	ck_assert_uint_le(taken.load.busy_us, clock_monotonic_us() - before_us - 2000);
 	activity_free(activity);
 }
 END_TEST
@@ -68,15 +68,15 @@ START_TEST(a_request_that_goes_on_counts_in_each_interval)
 	for (int i = 0; i < 3; i++) {
 		spin_us(1000);
 		guest_activity_take(activity, &taken);
-		ck_assert_uint_ge(taken.busy_us, 1000);
-		ck_assert_uint_eq(taken.busy_us, taken.interval_us);
-		ck_assert_uint_eq(taken.requests, 0);
+		ck_assert_uint_ge(taken.load.busy_us, 1000);
+		ck_assert_uint_eq(taken.load.busy_us, taken.load.interval_us);
+		ck_assert_uint_eq(taken.load.requests, 0);
 	}
 	guest_activity_end(activity);
 	guest_activity_take(activity, &taken);
 	spin_us(1000);
 	guest_activity_take(activity, &taken);
-	ck_assert_uint_eq(taken.busy_us, 0);
+	ck_assert_uint_eq(taken.load.busy_us, 0);
 	activity_free(activity);
 }
 END_TEST
@@ -110,18 +110,18 @@ START_TEST(many_threads_lose_no_request_and_no_time)
 		ck_assert_int_eq(pthread_create(&threads[i], NULL, make_requests, activity), 0);
 	while (atomic_load(&threads_done) < THREADS) {
 		guest_activity_take(activity, &taken);
-		ck_assert_uint_le(taken.busy_us, taken.interval_us);
+		ck_assert_uint_le(taken.load.busy_us, taken.load.interval_us);
 		ck_assert_uint_le(taken.missed_count, GUEST_ACTIVITY_MISSED_MAX);
-		requests += taken.requests;
-		busy_us += taken.busy_us;
-		interval_us += taken.interval_us;
+		requests += taken.load.requests;
+		busy_us += taken.load.busy_us;
+		interval_us += taken.load.interval_us;
 	}
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	guest_activity_take(activity, &taken);
-	busy_us += taken.busy_us;
-	interval_us += taken.interval_us;
-	ck_assert_uint_eq(requests + taken.requests, THREADS * REQUESTS);
+	busy_us += taken.load.busy_us;
+	interval_us += taken.load.interval_us;
+	ck_assert_uint_eq(requests + taken.load.requests, THREADS * REQUESTS);
 	ck_assert_uint_eq(atomic_load(&activity->flight), 0);
 	ck_assert_uint_gt(busy_us, 0);
 	ck_assert_uint_le(busy_us, interval_us);

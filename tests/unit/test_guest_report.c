@@ -100,6 +100,7 @@ START_TEST(nothing_is_said_while_no_job_is_open)
 	guest_activity_missed(&fixture.device->activity, 0, 4096);
 	stream_close(fixture.device, "j");
 	ck_assert(!look(&fixture, &report));
+	ck_assert(!look(&fixture, &report));
 	guest_activity_missed(&fixture.device->activity, 0, 4096);
 	fixture_open_job(&fixture, NULL);
 	ck_assert(!look(&fixture, &report));
@@ -107,6 +108,28 @@ START_TEST(nothing_is_said_while_no_job_is_open)
 }
 END_TEST
 
+START_TEST(a_job_hears_at_once_of_the_load_that_there_was)
+{
+	struct device_fixture fixture;
+	struct msg_guest_report report;
+
+	fixture_begin_job(&fixture);
+	stream_close(fixture.device, "j");
+	guest_activity_begin(&fixture.device->activity);
+	ck_assert(!look(&fixture, &report));
+	guest_activity_end(&fixture.device->activity);
+	fixture_open_job(&fixture, NULL);
+	guest_report_begin(fixture.device);
+	now_ms -= GUEST_REPORT_MS; /* at the very moment of the look before */
+	ck_assert(look(&fixture, &report));
+	ck_assert_uint_eq(report.requests, 1);
+	ck_assert(look(&fixture, &report));
+	ck_assert_uint_eq(report.requests, 0);
+	ck_assert(!look(&fixture, &report));
+	fixture_end(&fixture);
+}
+END_TEST
+
 DEVICE_MAIN("guest_report", a_load_is_told_while_it_lasts_and_once_when_it_is_over,
 	what_a_guest_missed_is_told_once, no_more_than_ten_reports_are_made_in_a_second,
-	nothing_is_said_while_no_job_is_open)
+	nothing_is_said_while_no_job_is_open, a_job_hears_at_once_of_the_load_that_there_was)
