@@ -149,7 +149,7 @@ static void finish_request(struct control *control, struct request *request)
 	if (request->notice.length > 0)
 		(void)send_buffer(control, &request->notice);
 	send_answer(control, request);
-	if (device && has_opened_job(request)) {
+	if (device && has_opened_job(request) && link_is_up(control->link)) {
 		guest_report_begin(device);
 		report_guests(control, device, clock_monotonic_ms());
 	}

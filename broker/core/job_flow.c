@@ -182,6 +182,7 @@ void job_opened(struct core *core, struct job *job, const struct msg_job_opened 
 		accept(core, job);
 	job->is_open = true;
 	work_map_reset(&job->map, opened->size, opened->cluster_size ? opened->cluster_size : 1);
+	wanted_done(&job->wanted); /* it may be of another size now */
 	if (opened->nothing_to_do)
 		job->map.scanned = opened->size;
 	job_pages_forget(core, job);

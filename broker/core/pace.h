@@ -20,7 +20,9 @@
  * (pace_range_max): what is under way is what a guest's request can find before it on the disk.
  *
  * A floor of 1 GiB a second or more is a job that never gives way; with a floor of 0 it moves next
- * to nothing.  This is a limit beside the job's speed and the budget: the least of them holds. */
+ * to nothing.  This is a limit beside the job's speed and the budget: the least of them holds.
+ *
+ * tests/bench/guest_latency.py measures what a guest feels of it. */
 #ifndef SLUICE_BROKER_CORE_PACE_H
 #define SLUICE_BROKER_CORE_PACE_H
 

@@ -436,6 +436,29 @@ START_TEST(a_flood_of_wishes_keeps_to_the_jobs_speed)
 }
 END_TEST
 
+START_TEST(wishes_about_an_image_that_became_smaller_are_forgotten)
+{
+	const struct guest_range wanted[] = {{500 * GIB, 4096}};
+
+	stage_begin(&stage, NULL);
+	stage_add_device(&stage, TIB, 0);
+	stage_add_imaged(&stage);
+	stream_plainly("disk0");
+	stage_guest(&stage, "disk0", 0, wanted, 1);
+	core_peer_unreachable(stage.core, stage_time(&stage), STAGE_IMAGED, &stage.waiting);
+	stage_settle(&stage);
+	stage.devices[0].size = GIB;
+	stage.incarnation++;
+	stage_add_imaged(&stage);
+	stage_add_worker(&stage, 2, GIB);
+	stage_run(&stage, 5000);
+	ck_assert_uint_eq(stage.devices[0].copied, GIB);
+	for (size_t i = 0; i < stage.asked_count; i++)
+		ck_assert_uint_lt(stage.asked[i].offset, GIB);
+	stage_end(&stage);
+}
+END_TEST
+
 START_TEST(reports_about_nothing_change_nothing)
 {
 	const struct guest_range wanted[] = {{500 * GIB, 4096}};
@@ -466,4 +489,6 @@ UNIT_MAIN("core_guests", a_busy_guest_slows_its_job_to_the_floor_and_no_further,
 	no_page_is_asked_for_while_a_reservation_ahead_has_no_answer,
 	a_page_that_waits_for_reservations_ahead_lets_no_more_of_them_begin,
 	what_was_copied_ahead_does_not_count_as_present, absurd_wishes_are_ignored,
-	a_flood_of_wishes_keeps_to_the_jobs_speed, reports_about_nothing_change_nothing)
+	a_flood_of_wishes_keeps_to_the_jobs_speed,
+	wishes_about_an_image_that_became_smaller_are_forgotten,
+	reports_about_nothing_change_nothing)
