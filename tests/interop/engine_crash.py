@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from engine_judge import CLEAN, LEAKS, Leaf, Wrong, run, work_folder  # noqa: E402
+from power import read_calls  # noqa: E402
 
 # name: (qemu-img's options, size, prepared by, exerciser's options)
 SCENARIOS = {
@@ -96,20 +97,8 @@ class Scenario:
 
 
 def read_log(path):
-    """[(what, offset, length, bytes)] of the calls."""
-    calls = []
-    log = path.read_bytes()
-    at = 0
-    while at < len(log):
-        what = chr(log[at])
-        offset, length = struct.unpack_from("=QQ", log, at + 1)
-        at += 17
-        data = b""
-        if what == "w":
-            data = log[at:at + length]
-            at += length
-        calls.append((what, offset, length, data))
-    return calls
+    """[(what, offset, length, bytes)] of the calls.  One thread: when a flush began is no news."""
+    return [call for call in read_calls(path) if call[0] != "b"]
 
 
 def apply(file, call, survives):

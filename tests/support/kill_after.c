@@ -9,12 +9,14 @@
  *   SLUICE_FULL_ABOVE=b   such a file cannot grow past b bytes: ENOSPC
  *   SLUICE_FLUSH_FAILS=f  while a file f is there, fdatasync and fsync fail with EIO
  *   SLUICE_WRITE_LOG=f    each call is recorded in f as it ends, for replaying a power cut: the byte 'w', 'f' (flush), 't' (cut), 'a'
- *                         (allocate) or 'p' (punch), two 64-bit numbers in the host's order (offset and length), and what was written */
+ *                         (allocate) or 'p' (punch), two 64-bit numbers in the host's order (offset and length), and what was written;
+ *                         flushes also when they begin ('b') or fail ('x'): their two numbers are their own and 0 */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,6 +27,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long calls, writes;
+static atomic_uint_fast64_t flushes;
 static int log_fd = -1;
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset);
@@ -207,18 +210,21 @@ static int counted_sync(int fd, const char *name)
 {
 	int (*real)(int);
 	bool dies = is_the_one(fd);
+	uint64_t number = atomic_fetch_add(&flushes, 1);
 	int outcome;
 
 	find_real(&real, name);
 	if (dies && !mode_is("after"))
 		die();
+	record('b', fd, number, 0, NULL);
 	if (flushes_fail(fd)) {
+		record('x', fd, number, 0, NULL);
 		errno = EIO;
 		return -1;
 	}
 	outcome = real(fd);
 	if (outcome == 0)
-		record('f', fd, 0, 0, NULL);
+		record('f', fd, number, 0, NULL);
 	if (dies)
 		die();
 	return outcome;

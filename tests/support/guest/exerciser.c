@@ -1,272 +1,250 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guests on a live device, in one process with imaged's own code: threads read, write, zero, discard and flush at random beside a shadow
- * of the disk (shadow.h), while jobs run on it (jobs.h).  Every read is compared.  Judged by what it says, and by others afterwards.
+/* Guests on a live device, in one process with imaged's own code (players.h), while jobs run on it (jobs.h).  Judged by what it says, and
+ * by others afterwards.
  *
- *   guest_exerciser ROOT LEAF SHADOW CONTENT [--seed N] [--steps N] [--threads N] [--jobs] [--finish] [--keep-on-read]
+ *   guest_exerciser ROOT LEAF SHADOW CONTENT [OPTION]...
  *
  * LEAF is attached from beneath ROOT, the logs of writes go to ROOT too.  SHADOW is made from the raw file CONTENT where it is not there;
- * where it is, the disk is compared with it first: an earlier process may have been killed at any moment.  --steps: requests of each
- * thread.  --finish: jobs go on until no layer is left.  Prints what is wrong and ends with 1. */
+ * where it is, the disk is compared with it first: an earlier process may have been killed at any moment.
+ *
+ *   --seed N --threads N   --steps N   requests of each thread
+ *   --jobs                 ranges are copied meanwhile; --finish: until no layer is left
+ *   --keep-on-read         copy-on-read
+ *   --boot ID              the boot that the log of writes belongs to
+ *   --journal FILE         what was asked and answered (journal.h)
+ *   --dump FILE            first of all writes into this file what the disk reads as; nothing else without --threads
+ *   --die                  ends by SIGKILL, with everything open
+ *   --may-fill             requests may end with ENOSPC
+ *   --flushes-fail SIGN    half way through makes the file SIGN (kill_after.c), removes it at the end, attaches the leaf anew,
+ *                          dumps it (--dump) and plays once more
+ *
+ * Prints what is wrong and ends with 1. */
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/check.h"
 #include "common/cleanup.h"
-#include "common/random.h"
-#include "imaged/device_host.h"
+#include "common/io.h"
 #include "imaged/guest.h"
 #include "tests/support/guest/jobs.h"
-#include "tests/support/guest/shadow.h"
+#include "tests/support/guest/players.h"
 
-#define LENGTH_MAX (UINT64_C(2) << 20)
+static struct guest_run run = {.seed = 1, .steps = 1000, .threads = 3};
 
 static struct {
-	struct device_host host;
-	struct device *device;
-	struct shadow *shadow;
-	uint64_t seed, steps;
-	unsigned threads;
-	bool has_jobs, finishes, keeps_on_read;
-	atomic_uint working;
-	atomic_bool is_wrong;
-} run = {.seed = 1, .steps = 1000, .threads = 3};
+	const char *root, *leaf, *shadow, *content;
+	const char *boot, *journal, *dump;
+	bool has_jobs, finishes, keeps_on_read, dies;
+} chosen = {.boot = "boot"};
 
-struct player {
-	pthread_t thread;
-	struct guest *guest;
-	uint64_t state;
-	unsigned char *bytes;
-};
-
-static uint64_t below(struct player *player, uint64_t limit)
+static void play_jobs(void)
 {
-	player->state ^= player->state << 13;
-	player->state ^= player->state >> 7;
-	player->state ^= player->state << 17;
-	return player->state % limit;
-}
-
-static void wrong(const char *what, uint64_t offset, uint64_t length, int number)
-{
-	printf("seed %llu: %s at %llu, %llu bytes: %s\n", (unsigned long long)run.seed, what,
-		(unsigned long long)offset, (unsigned long long)length,
-		number ? strerror(number) : "not what it must be");
-	atomic_store(&run.is_wrong, true);
-}
-
-/* Often small, often in one place, at all alignments. */
-static void random_range(struct player *player, uint64_t *ret_offset, uint64_t *ret_length)
-{
-	static const uint64_t units[] = {1, 1, 512, 512, 4096, 65536};
-	static const uint64_t lengths[] = {600, 4096, 20000, 70000, 300000, LENGTH_MAX};
-	uint64_t size = shadow_size(run.shadow), hot = size < 200000 ? size : 200000;
-	uint64_t unit = units[below(player, 6)], offset, length;
-
-	offset = below(player, below(player, 2) ? hot : size);
-	offset -= offset % unit;
-	length = 1 + below(player, lengths[below(player, 5 + (below(player, 4) == 0))]);
-	length = (length + unit - 1) / unit * unit;
-	*ret_offset = offset;
-	*ret_length = length < size - offset ? length : size - offset;
-}
-
-static void read_and_compare(struct player *player, uint64_t offset, uint64_t length)
-{
-	unsigned char *expected;
-	unsigned number = shadow_begin(run.shadow, offset, length, &expected);
-	int failure = guest_pread(player->guest, player->bytes, offset, length);
-
-	if (failure || memcmp(player->bytes, expected, length) != 0)
-		wrong("a read", offset, length, failure);
-	shadow_end(run.shadow, number, false);
-}
-
-static void write_bytes(struct player *player, uint64_t offset, uint64_t length)
-{
-	unsigned char *next;
-	unsigned number = shadow_begin(run.shadow, offset, length, &next);
-	int failure;
-
-	for (uint64_t i = 0; i < length; i++)
-		next[i] = (unsigned char)(player->state >> (i % 57)) ^ (unsigned char)i;
-	memcpy(player->bytes, next, length);
-	shadow_go(run.shadow, number);
-	failure = guest_pwrite(player->guest, player->bytes, offset, length);
-	if (failure)
-		wrong("a write", offset, length, failure);
-	shadow_end(run.shadow, number, !failure);
-}
-
-static void put_zeroes(struct player *player, uint64_t offset, uint64_t length)
-{
-	unsigned char *next;
-	unsigned number = shadow_begin(run.shadow, offset, length, &next);
-	int failure;
-
-	memset(next, 0, length);
-	shadow_go(run.shadow, number);
-	failure = guest_put_zeroes(player->guest, offset, length, below(player, 2));
-	if (failure)
-		wrong("zeroing", offset, length, failure);
-	shadow_end(run.shadow, number, !failure);
-}
-
-/* The whole clusters read as zeroes afterwards, the rest as before. */
-static void discard(struct player *player, uint64_t offset, uint64_t length)
-{
-	uint64_t cluster = run.device->leaf->header.cluster_size, end = offset + length;
-	uint64_t first = (offset + cluster - 1) / cluster * cluster;
-	uint64_t last = end == shadow_size(run.shadow) ? end : end / cluster * cluster;
-	unsigned char *next;
-	unsigned number = shadow_begin(run.shadow, offset, length, &next);
-	int failure;
-
-	if (first < last)
-		memset(next + (first - offset), 0, last - first);
-	shadow_go(run.shadow, number);
-	failure = guest_discard(player->guest, offset, length);
-	if (failure)
-		wrong("a discard", offset, length, failure);
-	shadow_end(run.shadow, number, !failure);
-}
-
-static void play_once(struct player *player)
-{
-	uint64_t choice = below(player, 100), offset, length;
-	int failure = 0;
-
-	random_range(player, &offset, &length);
-	if (choice < 40)
-		read_and_compare(player, offset, length);
-	else if (choice < 72)
-		write_bytes(player, offset, length);
-	else if (choice < 80)
-		put_zeroes(player, offset, length);
-	else if (choice < 88)
-		discard(player, offset, length);
-	else if (choice < 96)
-		failure = guest_sync(player->guest);
-	else
-		failure = guest_prefetch(player->guest, offset, length);
-	if (failure)
-		wrong("a flush or prefetch", offset, length, failure);
-}
-
-static void *play(void *owner)
-{
-	struct player *player = owner;
-
-	for (uint64_t i = 0; i < run.steps && !atomic_load(&run.is_wrong); i++)
-		play_once(player);
-	atomic_fetch_sub(&run.working, 1);
-	return NULL;
-}
-
-static void run_jobs(void)
-{
-	struct jobs *jobs = jobs_new(run.device, run.seed);
+	struct jobs *jobs = jobs_new(run.device, run.seed, run.may_fill);
 
 	while (atomic_load(&run.working) > 0 && !atomic_load(&run.is_wrong)) {
 		if (jobs_step(jobs) < 0)
 			atomic_store(&run.is_wrong, true);
 	}
-	if (run.finishes && !atomic_load(&run.is_wrong) && jobs_finish_all(jobs) < 0)
+	if (chosen.finishes && !atomic_load(&run.is_wrong) && jobs_finish_all(jobs) < 0)
 		atomic_store(&run.is_wrong, true);
 	jobs_free(jobs);
 }
 
-static void play_all(void)
+static void play(void)
 {
-	struct player players[32] = {{0}};
+	struct players *players;
 
-	atomic_store(&run.working, run.threads);
-	for (unsigned i = 0; i < run.threads; i++) {
-		players[i].state = (run.seed * 64 + i) * UINT64_C(0x9e3779b97f4a7c15) + 1;
-		players[i].bytes = must_calloc(1, LENGTH_MAX + 65536);
-		players[i].guest = guest_open(&run.host, "d");
-		bug_if(!players[i].guest ||
-			pthread_create(&players[i].thread, NULL, play, &players[i]) != 0);
-	}
-	if (run.has_jobs)
-		run_jobs();
-	for (unsigned i = 0; i < run.threads; i++) {
-		pthread_join(players[i].thread, NULL);
-		guest_close(players[i].guest);
-		free(players[i].bytes);
-	}
+	if (run.threads == 0 || atomic_load(&run.is_wrong))
+		return;
+	players = players_start(&run);
+	if (chosen.has_jobs)
+		play_jobs();
+	players_join(players);
 }
 
-/* The whole disk, once. */
-static void compare_all(void)
+/* What the disk reads as. */
+static unsigned char *read_all(uint64_t size)
 {
-	uint64_t size = shadow_size(run.shadow);
-	CLEANUP_FREE unsigned char *disk = must_calloc(1, size);
+	unsigned char *disk = must_calloc(1, size);
 	struct guest *guest = guest_open(&run.host, "d");
 	int failure = guest ? guest_pread(guest, disk, 0, size) : ENODEV;
 
 	if (failure)
-		wrong("reading it all", 0, size, failure);
-	for (uint64_t i = 0; i < size && !failure; i++) {
-		if (!shadow_accepts(run.shadow, i, disk[i])) {
-			wrong("the disk after the last process", i, 1, 0);
-			break;
-		}
+		players_wrong(&run, "reading it all", 0, size, failure);
+	guest_close(guest);
+	return disk;
+}
+
+static void dump(void)
+{
+	uint64_t size = run.device->guest_size;
+	CLEANUP_FREE unsigned char *disk = read_all(size);
+	int fd = open(chosen.dump, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	bug_if(fd < 0 || pwrite_full(fd, disk, size, 0) < 0);
+	close(fd);
+}
+
+static void compare_all(void)
+{
+	uint64_t size = shadow_size(run.shadow);
+	CLEANUP_FREE unsigned char *disk = read_all(size);
+
+	for (uint64_t i = 0; i < size && !atomic_load(&run.is_wrong); i++) {
+		if (!shadow_accepts(run.shadow, i, disk[i]))
+			players_wrong(&run, "the disk after the last process", i, 1, 0);
 	}
 	shadow_settle(run.shadow, disk);
-	guest_close(guest);
 }
 
-static void attach(const char *root, const char *leaf, const char *shadow, const char *content)
+static void attach(void)
 {
-	const struct device_attach attach = {.file = leaf, .copy_on_read = run.keeps_on_read};
-	struct roots *roots = roots_new();
+	const struct device_attach attach = {
+		.file = chosen.leaf, .copy_on_read = chosen.keeps_on_read};
 	struct trouble trouble = {0};
 
-	bug_if(roots_add(roots, root, NULL) < 0);
-	device_host_init(&run.host, roots, "boot", strand_pool_new(1, NULL));
-	run.host.log_folder = root;
-	run.device = device_host_add(&run.host, "d");
-	if (device_attach(run.device, &attach, &trouble) < 0) {
-		printf("attaching failed: %s\n", trouble.err.text);
-		exit(1);
-	}
-	run.shadow = shadow_open(shadow, content, run.device->guest_size);
+	if (device_attach(run.device, &attach, &trouble) == 0)
+		return;
+	printf("attaching failed: %s\n", trouble.err.text);
+	exit(1);
 }
 
-static void read_options(int argc, char **argv)
+static void begin(void)
 {
-	for (int i = 5; i < argc; i++) {
-		if (strcmp(argv[i], "--jobs") == 0)
-			run.has_jobs = true;
-		else if (strcmp(argv[i], "--finish") == 0)
-			run.finishes = true;
-		else if (strcmp(argv[i], "--keep-on-read") == 0)
-			run.keeps_on_read = true;
-		else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0)
-			run.seed = strtoull(argv[++i], NULL, 10);
-		else if (i + 1 < argc && strcmp(argv[i], "--steps") == 0)
-			run.steps = strtoull(argv[++i], NULL, 10);
-		else if (i + 1 < argc && strcmp(argv[i], "--threads") == 0)
-			run.threads = (unsigned)strtoull(argv[++i], NULL, 10);
+	struct roots *roots = roots_new();
+
+	bug_if(roots_add(roots, chosen.root, NULL) < 0);
+	device_host_init(&run.host, roots, chosen.boot, strand_pool_new(1, NULL));
+	run.host.log_folder = chosen.root;
+	run.device = device_host_add(&run.host, "d");
+	attach();
+}
+
+static bool is_log_there(void)
+{
+	char pattern[4096];
+	glob_t found;
+	bool is_there;
+
+	snprintf(pattern, sizeof pattern, "%s/writes-*", chosen.root);
+	is_there = glob(pattern, 0, NULL, &found) == 0;
+	globfree(&found);
+	return is_there;
+}
+
+/* What was not known durable is lost, and nothing else. */
+static void begin_anew(void)
+{
+	struct err err = {0};
+	unsigned char *disk;
+
+	if (!device_notice_failure(run.device, &err))
+		players_wrong(&run, "failing", 0, 0, 0);
+	bug_if(unlink(run.fails_while) < 0);
+	atomic_store(&run.fails, false);
+	atomic_store(&run.has_failed, false);
+	run.fails_while = NULL;
+	attach();
+	if (is_log_there())
+		players_wrong(&run, "the log of a failed image", 0, 0, 0);
+	journal_mark(run.journal);
+	dump();
+	disk = read_all(shadow_size(run.shadow));
+	shadow_settle(run.shadow, disk);
+	free(disk);
+	play();
+}
+
+/* Whether it is an option without a value. */
+static bool take_word(const char *word)
+{
+	const struct {
+		const char *word;
+		bool *claim;
+	} words[] = {{"--jobs", &chosen.has_jobs}, {"--finish", &chosen.finishes},
+		{"--keep-on-read", &chosen.keeps_on_read}, {"--die", &chosen.dies},
+		{"--may-fill", &run.may_fill}};
+
+	for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+		if (strcmp(word, words[i].word) == 0) {
+			*words[i].claim = true;
+			return true;
+		}
 	}
+	return false;
+}
+
+static bool take_pair(const char *word, const char *value)
+{
+	const struct {
+		const char *word, **text;
+	} words[] = {{"--boot", &chosen.boot}, {"--journal", &chosen.journal},
+		{"--dump", &chosen.dump}, {"--flushes-fail", &run.fails_while}};
+
+	for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+		if (strcmp(word, words[i].word) == 0) {
+			*words[i].text = value;
+			return true;
+		}
+	}
+	if (strcmp(word, "--seed") == 0)
+		run.seed = strtoull(value, NULL, 10);
+	else if (strcmp(word, "--steps") == 0)
+		run.steps = strtoull(value, NULL, 10);
+	else if (strcmp(word, "--threads") == 0)
+		run.threads = (unsigned)strtoull(value, NULL, 10);
+	else
+		return false;
+	return run.threads <= PLAYERS_MAX;
+}
+
+static bool read_options(int argc, char **argv)
+{
+	if (argc < 5)
+		return false;
+	chosen.root = argv[1];
+	chosen.leaf = argv[2];
+	chosen.shadow = argv[3];
+	chosen.content = argv[4];
+	for (int i = 5; i < argc; i++) {
+		if (take_word(argv[i]))
+			continue;
+		if (i + 1 == argc || !take_pair(argv[i], argv[i + 1]))
+			return false;
+		i++;
+	}
+	return true;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc < 5) {
+	if (!read_options(argc, argv)) {
 		fprintf(stderr, "usage: guest_exerciser ROOT LEAF SHADOW CONTENT [OPTION]...\n");
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	read_options(argc, argv);
-	attach(argv[1], argv[2], argv[3], argv[4]);
-	compare_all();
-	if (!atomic_load(&run.is_wrong) && run.threads > 0)
-		play_all();
+	begin();
+	if (chosen.dump)
+		dump();
+	if (run.threads > 0 || !chosen.dump) {
+		run.shadow = shadow_open(chosen.shadow, chosen.content, run.device->guest_size);
+		compare_all();
+	}
+	if (chosen.journal) {
+		shadow_set_unit(run.shadow, 512);
+		run.journal = journal_open(chosen.journal);
+	}
+	play();
+	if (run.fails_while)
+		begin_anew();
+	if (chosen.dies)
+		raise(SIGKILL);
 	device_close(run.device);
 	return atomic_load(&run.is_wrong);
 }

@@ -4,13 +4,15 @@
 #ifndef SLUICE_TESTS_SUPPORT_GUEST_JOBS_H
 #define SLUICE_TESTS_SUPPORT_GUEST_JOBS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "imaged/device.h"
 
 struct jobs;
 
-struct jobs *jobs_new(struct device *device, uint64_t seed);
+/* `may_fill`: where there is no space nothing is copied, and no job is finished. */
+struct jobs *jobs_new(struct device *device, uint64_t seed, bool may_fill);
 /* One step, whatever comes to mind.  0, or -1 where something is wrong, which was printed. */
 int jobs_step(struct jobs *jobs);
 /* Until no layer is left: the job that ends everything. */

@@ -14,7 +14,7 @@
 
 #define REQUESTS_MAX 64
 
-enum request_state { REQUEST_NONE, REQUEST_PLANNED, REQUEST_GOING };
+enum request_state { REQUEST_NONE, REQUEST_PLANNED, REQUEST_GOING, REQUEST_WATCHING };
 
 struct header {
 	uint64_t size;
@@ -29,6 +29,7 @@ struct shadow {
 	unsigned char *now, *next;
 	pthread_mutex_t lock;
 	pthread_cond_t ended;
+	uint64_t unit;
 };
 
 static void fail(const char *what)
@@ -62,6 +63,7 @@ struct shadow *shadow_open(const char *path, const char *content, uint64_t size)
 	if (bytes == MAP_FAILED)
 		fail(path);
 	close(fd);
+	shadow->unit = 1;
 	pthread_mutex_init(&shadow->lock, NULL);
 	pthread_cond_init(&shadow->ended, NULL);
 	shadow->header = (struct header *)(void *)bytes;
@@ -84,25 +86,43 @@ const unsigned char *shadow_now(const struct shadow *shadow)
 	return shadow->now;
 }
 
-static bool overlaps(const struct header *header, uint64_t offset, uint64_t length)
+void shadow_set_unit(struct shadow *shadow, uint64_t unit)
 {
+	shadow->unit = unit;
+}
+
+/* Whether a request stands in the way of one of this state. */
+static bool is_in_the_way(enum request_state there, enum request_state state)
+{
+	if (there == REQUEST_NONE)
+		return false;
+	return state != REQUEST_WATCHING || there == REQUEST_PLANNED;
+}
+
+static bool overlaps(
+	const struct shadow *shadow, uint64_t offset, uint64_t length, enum request_state state)
+{
+	const struct header *header = shadow->header;
+	uint64_t unit = shadow->unit, end = (offset + length + unit - 1) / unit * unit;
+
+	offset = offset / unit * unit;
 	for (unsigned i = 0; i < REQUESTS_MAX; i++) {
-		if (header->requests[i].state != REQUEST_NONE &&
-			header->requests[i].offset < offset + length &&
+		if (is_in_the_way(header->requests[i].state, state) &&
+			header->requests[i].offset < end &&
 			offset < header->requests[i].offset + header->requests[i].length)
 			return true;
 	}
 	return false;
 }
 
-unsigned shadow_begin(
-	struct shadow *shadow, uint64_t offset, uint64_t length, unsigned char **ret_next)
+/* With the lock held. */
+static unsigned enter(
+	struct shadow *shadow, uint64_t offset, uint64_t length, enum request_state state)
 {
 	struct header *header = shadow->header;
 	unsigned i = 0;
 
-	pthread_mutex_lock(&shadow->lock);
-	while (overlaps(header, offset, length))
+	while (overlaps(shadow, offset, length, state))
 		pthread_cond_wait(&shadow->ended, &shadow->lock);
 	while (i < REQUESTS_MAX && header->requests[i].state != REQUEST_NONE)
 		i++;
@@ -110,16 +130,40 @@ unsigned shadow_begin(
 		fail("too many requests");
 	header->requests[i].offset = offset;
 	header->requests[i].length = length;
-	header->requests[i].state = REQUEST_PLANNED;
+	header->requests[i].state = state;
+	return i;
+}
+
+unsigned shadow_begin(
+	struct shadow *shadow, uint64_t offset, uint64_t length, unsigned char **ret_next)
+{
+	unsigned number;
+
+	pthread_mutex_lock(&shadow->lock);
+	number = enter(shadow, offset, length, REQUEST_PLANNED);
 	pthread_mutex_unlock(&shadow->lock);
 	*ret_next = shadow->next + offset;
-	return i;
+	return number;
+}
+
+unsigned shadow_watch(struct shadow *shadow, uint64_t offset, uint64_t length,
+	unsigned char *ret_old, const unsigned char **ret_new)
+{
+	unsigned number;
+
+	pthread_mutex_lock(&shadow->lock);
+	number = enter(shadow, offset, length, REQUEST_WATCHING);
+	memcpy(ret_old, shadow->now + offset, length);
+	pthread_mutex_unlock(&shadow->lock);
+	*ret_new = shadow->next + offset;
+	return number;
 }
 
 void shadow_go(struct shadow *shadow, unsigned number)
 {
 	pthread_mutex_lock(&shadow->lock);
 	shadow->header->requests[number].state = REQUEST_GOING;
+	pthread_cond_broadcast(&shadow->ended); /* who watches may come in */
 	pthread_mutex_unlock(&shadow->lock);
 }
 
@@ -128,11 +172,9 @@ void shadow_end(struct shadow *shadow, unsigned number, bool is_done)
 	uint64_t offset = shadow->header->requests[number].offset;
 	uint64_t length = shadow->header->requests[number].length;
 
+	pthread_mutex_lock(&shadow->lock);
 	if (is_done)
 		memcpy(shadow->now + offset, shadow->next + offset, length);
-	else
-		memcpy(shadow->next + offset, shadow->now + offset, length);
-	pthread_mutex_lock(&shadow->lock);
 	shadow->header->requests[number].state = REQUEST_NONE;
 	pthread_cond_broadcast(&shadow->ended);
 	pthread_mutex_unlock(&shadow->lock);
