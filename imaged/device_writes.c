@@ -118,7 +118,8 @@ void device_end_writes(struct device *device)
 {
 	struct err err = {0};
 
-	if (!device_has_writes(device))
+	/* Without a leaf this was done: when opening it failed. */
+	if (!device_has_writes(device) || !device->leaf)
 		return;
 	keeper_free(device->keeper);
 	device->keeper = NULL;
