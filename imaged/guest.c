@@ -15,7 +15,7 @@ struct guest {
 	struct device_host *host;
 	struct device *device;
 	uint64_t size;
-	bool is_writable;
+	bool is_writable, are_zeroes_fast;
 };
 
 static bool is_writable(const struct device *device)
@@ -31,6 +31,8 @@ static bool look_at(struct guest *guest)
 
 	guest->size = device->guest_size;
 	guest->is_writable = is_served && is_writable(device);
+	guest->are_zeroes_fast =
+		guest->is_writable && device->leaf && device->leaf->header.version >= 3;
 	gate_leave(&device->gate, side);
 	return is_served;
 }
@@ -65,6 +67,11 @@ uint64_t guest_size(const struct guest *guest)
 bool guest_is_writable(const struct guest *guest)
 {
 	return guest->is_writable;
+}
+
+bool guest_zeroes_are_fast(const struct guest *guest)
+{
+	return guest->are_zeroes_fast;
 }
 
 /* ---- each request */

@@ -23,6 +23,8 @@ void guest_close(struct guest *guest);
 /* What the client is told, for as long as it is connected. */
 uint64_t guest_size(const struct guest *guest);
 bool guest_is_writable(const struct guest *guest);
+/* Whether zeroing never takes as long as writing zeroes: by zero clusters, whatever was there. */
+bool guest_zeroes_are_fast(const struct guest *guest);
 
 /* All ranges lie within the size. */
 int guest_pread(struct guest *guest, void *ret_bytes, uint64_t offset, uint64_t length);

@@ -211,6 +211,11 @@ static int yes(void *handle UNUSED)
 	return 1;
 }
 
+static int can_zero_fast(void *handle)
+{
+	return guest_zeroes_are_fast(handle);
+}
+
 static int no(void *handle UNUSED)
 {
 	return 0;
@@ -322,7 +327,7 @@ static struct nbdkit_plugin registration = {
 	.is_rotational = no,
 	.can_trim = can_write,
 	.can_zero = can_write,
-	.can_fast_zero = no,
+	.can_fast_zero = can_zero_fast,
 	.can_fua = sluice_can_fua,
 	.can_multi_conn = yes,
 	.can_extents = yes,
