@@ -19,7 +19,7 @@ struct keeper;
 
 /* NULL and err where no thread can be had. */
 struct keeper *keeper_new(struct device *device, struct err *err);
-/* Ends what it is about and then the thread; nothing it has not begun is done.  No guest is inside the gate.  NULL is fine. */
+/* Ends what it is about and then the thread; nothing it has not begun is done.  NULL is fine. */
 void keeper_free(struct keeper *keeper);
 
 /* Any thread, with any lock held: something may be to do. */

@@ -49,6 +49,7 @@ struct pending *pending_new(struct pending_slot *slots, unsigned cluster_bits, u
 	pending->slots = slots;
 	pending->cluster_bits = cluster_bits;
 	pending->next = must_calloc(PENDING_SLOTS, sizeof(*pending->next));
+	pending->version = must_calloc(PENDING_SLOTS, sizeof(*pending->version));
 	pending->buckets = must_calloc(BUCKET_COUNT, sizeof(*pending->buckets));
 	pending->in_table = must_calloc(l1_entries ? l1_entries : 1, sizeof(*pending->in_table));
 	for (uint32_t i = 0; i < BUCKET_COUNT; i++)
@@ -70,6 +71,7 @@ void pending_free(struct pending *pending)
 	if (!pending)
 		return;
 	free(pending->next);
+	free(pending->version);
 	free(pending->buckets);
 	free(pending->in_table);
 	free(pending);
@@ -90,6 +92,11 @@ struct pending_slot *pending_find(const struct pending *pending, uint64_t cluste
 unsigned pending_in_table(const struct pending *pending, uint64_t l1_index)
 {
 	return pending && pending->count > 0 ? pending->in_table[l1_index] : 0;
+}
+
+uint32_t pending_version(const struct pending *pending, const struct pending_slot *slot)
+{
+	return pending->version[slot - pending->slots];
 }
 
 uint32_t pending_promise(struct pending *pending, uint32_t wanted)
@@ -115,12 +122,14 @@ void pending_put(struct pending *pending, uint64_t cluster, uint64_t entry, uint
 
 	pending_unpromise(pending, 1);
 	if (slot) {
+		pending->version[slot - pending->slots]++;
 		store_last(&slot->entry, entry);
 		return;
 	}
 	i = pending->first_free;
 	bug_if(i == NO_SLOT);
 	pending->first_free = pending->next[i];
+	pending->version[i]++;
 	slot = &pending->slots[i];
 	slot->entry = entry;
 	slot->in_file = in_file;

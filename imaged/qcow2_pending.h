@@ -34,6 +34,7 @@ struct pending_slot {
 struct pending {
 	struct pending_slot *slots; /* PENDING_SLOTS of them; borrowed */
 	uint32_t *next;		    /* in the same bucket, or of the free list */
+	uint32_t *version;	    /* changes with each put: the same entry may come back with other bytes behind it */
 	uint32_t *buckets;
 	uint32_t first_free;
 	uint32_t count;
@@ -51,6 +52,9 @@ void pending_free(struct pending *pending); /* NULL is fine */
 struct pending_slot *pending_find(const struct pending *pending, uint64_t cluster);
 /* How many guest clusters that this L2 table serves have slots; 0 also where `pending` is NULL. */
 unsigned pending_in_table(const struct pending *pending, uint64_t l1_index);
+
+/* What pending_put changes, of a slot that is in use. */
+uint32_t pending_version(const struct pending *pending, const struct pending_slot *slot);
 
 /* Sets slots aside: up to `wanted`; how many.  They are filled, or given back with pending_unpromise. */
 uint32_t pending_promise(struct pending *pending, uint32_t wanted);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A write-back takes a copy of what is pending, and writes only those entries that are still the same when their turn comes: a
- * newer one may point to bytes that this flush has not seen. */
+/* A write-back takes a copy of what is pending, and writes only those entries that were not put anew when their turn comes: a
+ * newer one, even if it is the same again, may point to bytes that this flush has not seen. */
 #include "imaged/qcow2_write_back.h"
 
 #include <endian.h>
@@ -20,6 +20,7 @@
 
 struct item {
 	uint64_t cluster, entry, in_file;
+	uint32_t version;
 };
 
 struct batch {
@@ -93,8 +94,8 @@ static void copy_pending(const struct qcow2 *image, struct batch *batch)
 		const struct pending_slot *slot = &pending->slots[i];
 
 		if (slot->cluster != 0)
-			batch->items[batch->count++] =
-				(struct item){slot->cluster - 1, slot->entry, slot->in_file};
+			batch->items[batch->count++] = (struct item){slot->cluster - 1, slot->entry,
+				slot->in_file, pending_version(pending, slot)};
 	}
 }
 
@@ -177,7 +178,7 @@ static int write_table(
 		struct pending_slot *slot = pending_find(image->pending, item->cluster);
 		uint64_t at = item->cluster % per_table - low;
 
-		if (slot->entry != item->entry)
+		if (pending_version(image->pending, slot) != item->version)
 			continue;
 		slots[i - first] = slot;
 		slot->on_its_way = item->entry;

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "imaged/qcow2_pending.h"
+#include "tests/unit/unit.h"
+
+#define BITS   12
+#define TABLES 1024
+
+static struct pending_slot slots[PENDING_SLOTS];
+
+static void put(struct pending *pending, uint64_t cluster, uint64_t entry)
+{
+	ck_assert_uint_eq(pending_promise(pending, 1), 1);
+	pending_put(pending, cluster, entry, 7);
+}
+
+START_TEST(what_is_put_is_found_until_it_is_removed)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+
+	for (uint64_t cluster = 0; cluster < 5000; cluster++)
+		put(pending, cluster * 3, cluster + 1);
+	for (uint64_t cluster = 0; cluster < 5000; cluster += 2)
+		pending_remove(pending, pending_find(pending, cluster * 3));
+	for (uint64_t cluster = 0; cluster < 5000; cluster++) {
+		const struct pending_slot *slot = pending_find(pending, cluster * 3);
+
+		ck_assert_int_eq(slot != NULL, cluster % 2);
+		if (slot)
+			ck_assert_uint_eq(slot->entry, cluster + 1);
+		ck_assert_ptr_null(pending_find(pending, cluster * 3 + 1));
+	}
+	ck_assert_uint_eq(pending->count, 2500);
+	pending_free(pending);
+}
+END_TEST
+
+START_TEST(tables_know_how_many_are_theirs)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+
+	ck_assert_uint_eq(pending_in_table(NULL, 0), 0);
+	put(pending, 511, 1);
+	put(pending, 512, 1);
+	put(pending, 513, 1);
+	put(pending, 513, 2);
+	ck_assert_uint_eq(pending_in_table(pending, 0), 1);
+	ck_assert_uint_eq(pending_in_table(pending, 1), 2);
+	pending_remove(pending, pending_find(pending, 512));
+	ck_assert_uint_eq(pending_in_table(pending, 1), 1);
+	pending_free(pending);
+}
+END_TEST
+
+START_TEST(the_same_entry_put_again_is_another_version)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+	const struct pending_slot *slot;
+	uint32_t version;
+
+	put(pending, 5, 4096);
+	slot = pending_find(pending, 5);
+	version = pending_version(pending, slot);
+	put(pending, 5, 1);
+	put(pending, 5, 4096);
+	ck_assert_ptr_eq(pending_find(pending, 5), slot);
+	ck_assert_uint_ne(pending_version(pending, slot), version);
+	ck_assert_uint_eq(slot->in_file, 7);
+	pending_free(pending);
+}
+END_TEST
+
+START_TEST(no_more_is_promised_than_there_is)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+
+	ck_assert_uint_eq(pending_promise(pending, PENDING_SLOTS - 2), PENDING_SLOTS - 2);
+	put(pending, 1, 1);
+	ck_assert_uint_eq(pending_promise(pending, 5), 1);
+	ck_assert_uint_eq(pending_promise(pending, 5), 0);
+	pending_put(pending, 1, 2, 0); /* has a slot: gives its promise back */
+	ck_assert_uint_eq(pending_promise(pending, 5), 1);
+	pending_unpromise(pending, PENDING_SLOTS - 2);
+	pending_free(pending);
+}
+END_TEST
+
+START_TEST(what_an_earlier_process_left_is_there)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+
+	for (uint64_t cluster = 100; cluster < 200; cluster++)
+		put(pending, cluster, cluster);
+	pending_remove(pending, pending_find(pending, 150));
+	pending_free(pending);
+	pending = pending_new(slots, BITS, TABLES);
+	ck_assert_uint_eq(pending->count, 99);
+	ck_assert_ptr_null(pending_find(pending, 150));
+	ck_assert_uint_eq(pending_find(pending, 199)->entry, 199);
+	ck_assert_uint_eq(pending_promise(pending, PENDING_SLOTS), PENDING_SLOTS - 99);
+	pending_free(pending);
+}
+END_TEST
+
+UNIT_MAIN("qcow2_pending", what_is_put_is_found_until_it_is_removed,
+	tables_know_how_many_are_theirs, the_same_entry_put_again_is_another_version,
+	no_more_is_promised_than_there_is, what_an_earlier_process_left_is_there)
