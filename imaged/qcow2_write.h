@@ -42,6 +42,8 @@ struct run_list {
 	struct run *runs; /* owned */
 	size_t count, capacity;
 };
+/* At the end; joined with the last one where it goes on there. */
+void run_list_add(struct run_list *list, uint64_t first, uint64_t count);
 
 struct write_hooks {
 	/* Something is to be done in the background: see qcow2_write_back.h.  Called with locks held.  May be NULL. */

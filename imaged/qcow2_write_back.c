@@ -5,7 +5,6 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,7 +45,7 @@ static int compare_items(const void *left, const void *right)
 	return (a->cluster > b->cluster) - (a->cluster < b->cluster);
 }
 
-static void add_run(struct run_list *list, uint64_t first, uint64_t count)
+void run_list_add(struct run_list *list, uint64_t first, uint64_t count)
 {
 	if (list->count > 0) {
 		struct run *last = &list->runs[list->count - 1];
@@ -150,7 +149,7 @@ static void settle(struct qcow2 *image, struct batch *batch, struct pending_slot
 		if (now.count > 0)
 			qcow2_zone_mapped_if_known(image, now.first);
 		if (old.count > 0)
-			add_run(&batch->dropped, old.first, old.count);
+			run_list_add(&batch->dropped, old.first, old.count);
 	}
 	pending_remove(image->pending, slot);
 }
@@ -230,7 +229,7 @@ static void hand_over(struct qcow2 *image, struct batch *batch)
 	pthread_mutex_lock(&image->lock);
 	for (size_t i = 0; i < batch->dropped.count; i++) {
 		if (writes->forgotten.count < FORGOTTEN_MAX)
-			add_run(&writes->forgotten, batch->dropped.runs[i].first,
+			run_list_add(&writes->forgotten, batch->dropped.runs[i].first,
 				batch->dropped.runs[i].count);
 		else
 			left_out++;
@@ -332,141 +331,4 @@ int qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err)
 	}
 	pthread_mutex_unlock(&writes->turn_lock);
 	return outcome < 0 ? -1 : check_failed(image, err);
-}
-
-/* One cluster less used: 0 references left are noted in `freed`. */
-static int lower_one(struct qcow2 *image, uint64_t cluster, struct run_list *freed, struct err *err)
-{
-	uint64_t count;
-
-	if (qcow2_refcount_read(image, cluster, &count, err) < 0)
-		return -1;
-	if (count == 0) {
-		log_warn("%s is corrupt: cluster %llu was in use and is counted as free",
-			image->path, (unsigned long long)cluster);
-		return 0;
-	}
-	if (count > 1)
-		return qcow2_refcount_write(image, cluster, 1, count - 1, err);
-	add_run(freed, cluster, 1);
-	return 0;
-}
-
-static int compare_runs(const void *left, const void *right)
-{
-	const struct run *a = left, *b = right;
-
-	return (a->first > b->first) - (a->first < b->first);
-}
-
-/* Compressed clusters may share a host cluster, which then comes more than once: one at a time. */
-static int lower_all(struct qcow2 *image, const struct run_list *forgotten, struct run_list *freed,
-	struct err *err)
-{
-	int outcome = 0;
-
-	for (size_t i = 0; i < forgotten->count && outcome == 0; i++) {
-		struct run_list of_run = {.runs = NULL};
-
-		pthread_mutex_lock(&image->lock);
-		for (uint64_t j = 0; j < forgotten->runs[i].count && outcome == 0; j++)
-			outcome = lower_one(image, forgotten->runs[i].first + j, &of_run, err);
-		if (outcome == 0 && of_run.count > 0)
-			outcome =
-				qcow2_refcount_write_runs(image, of_run.runs, of_run.count, 0, err);
-		pthread_mutex_unlock(&image->lock);
-		for (size_t j = 0; j < of_run.count && outcome == 0; j++)
-			add_run(freed, of_run.runs[j].first, of_run.runs[j].count);
-		free(of_run.runs);
-	}
-	return outcome;
-}
-
-static void punch(struct qcow2 *image, struct run_list *freed)
-{
-	unsigned bits = image->header.cluster_bits;
-
-	if (freed->count == 0)
-		return;
-	qsort(freed->runs, freed->count, sizeof(*freed->runs), compare_runs);
-	for (size_t i = 0; i < freed->count; i++) {
-		/* A file system without holes keeps it, which does no harm. */
-		if (fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			    (off_t)(freed->runs[i].first << bits),
-			    (off_t)(freed->runs[i].count << bits)) < 0)
-			return;
-	}
-}
-
-static int forget_locked(struct qcow2 *image, struct err *err)
-{
-	struct qcow2_writes *writes = image->writes;
-	struct run_list forgotten, freed = {.runs = NULL};
-	struct run_set recycled;
-	unsigned announced;
-	int outcome;
-
-	pthread_mutex_lock(&image->lock);
-	forgotten = writes->forgotten;
-	recycled = writes->recycled;
-	announced = writes->announced;
-	writes->forgotten = (struct run_list){.runs = NULL};
-	writes->recycled = (struct run_set){.runs = NULL};
-	writes->announced = 0;
-	pthread_mutex_unlock(&image->lock);
-	if (forgotten.count + recycled.count > 0 && writes->hooks.wait)
-		writes->hooks.wait(writes->hooks.owner);
-	for (size_t i = 0; i < recycled.count; i++)
-		qcow2_release_fresh(image, recycled.runs[i].first << image->header.cluster_bits,
-			recycled.runs[i].count << image->header.cluster_bits);
-	outcome = lower_all(image, &forgotten, &freed, err);
-	if (outcome == 0)
-		punch(image, &freed);
-	pthread_mutex_lock(&image->head->lock);
-	while (announced-- > 0)
-		qcow2_zone_leaks_over(image);
-	pthread_mutex_unlock(&image->head->lock);
-	free(forgotten.runs);
-	free(freed.runs);
-	run_set_done(&recycled);
-	return outcome;
-}
-
-int qcow2_forget(struct qcow2 *image, struct err *err)
-{
-	int outcome;
-
-	pthread_mutex_lock(&image->writes->forgetting);
-	outcome = forget_locked(image, err);
-	pthread_mutex_unlock(&image->writes->forgetting);
-	return outcome;
-}
-
-int qcow2_write_back_hold(struct qcow2 *image, struct err *err)
-{
-	struct qcow2_writes *writes = image->writes;
-	bool is_clean = false;
-	int outcome = 0;
-
-	pthread_mutex_lock(&writes->forgetting);
-	while (!is_clean && outcome == 0) {
-		outcome = forget_locked(image, err);
-		if (outcome < 0)
-			break;
-		pthread_mutex_lock(&writes->running);
-		pthread_mutex_lock(&image->lock);
-		is_clean = writes->forgotten.count == 0;
-		pthread_mutex_unlock(&image->lock);
-		if (!is_clean)
-			pthread_mutex_unlock(&writes->running);
-	}
-	if (outcome < 0)
-		pthread_mutex_unlock(&writes->forgetting);
-	return outcome;
-}
-
-void qcow2_write_back_release(struct qcow2 *image)
-{
-	pthread_mutex_unlock(&image->writes->running);
-	pthread_mutex_unlock(&image->writes->forgetting);
 }

@@ -3,7 +3,7 @@
  *
  *   the header's hint names what may leak; new L2 tables, and the bytes that the entries point to      flush
  *   the entries                                                                                        flush
- *   what they replaced is forgotten: counted lower once nobody can be using it any more
+ *   what they replaced is forgotten: given back once nobody can be using it any more
  *
  * One at a time; who asks meanwhile gets the next turn, and all who wait share it. */
 #ifndef SLUICE_IMAGED_QCOW2_WRITE_BACK_H
@@ -20,7 +20,7 @@ enum write_back {
  * again. */
 int MUST_CHECK qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err);
 
-/* Counts lower, and gives back, what was forgotten before the call, after a grace period: the caller is in no guest's request.
+/* Gives back what was forgotten before the call, after a grace period (qcow2_forget.c): the caller is in no guest's request.
  * 0, or -1 and err: the image has failed. */
 int MUST_CHECK qcow2_forget(struct qcow2 *image, struct err *err);
 

@@ -100,6 +100,16 @@ static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
 	return zone;
 }
 
+/* Behind all others. */
+static void insert_zone(struct qcow2_zones *zones, struct zone zone)
+{
+	if (zones->count == zones->capacity) {
+		zones->capacity = zones->capacity ? zones->capacity * 2 : 8;
+		zones->zones = must_realloc(zones->zones, zones->capacity, sizeof(*zones->zones));
+	}
+	zones->zones[zones->count++] = zone;
+}
+
 static void no_longer_outstanding(struct qcow2_zones *zones, uint64_t first, uint64_t count)
 {
 	while (count > 0) {
@@ -124,6 +134,44 @@ void qcow2_zone_mapped_if_known(struct qcow2 *image, uint64_t cluster)
 {
 	if (find_zone(image->zones, cluster))
 		qcow2_zone_mapped(image, cluster, 1);
+}
+
+/* A zone that begins at the cluster or reaches to it: the one before grows, or the one behind, or there is none yet. */
+static struct zone *zone_around(struct qcow2_zones *zones, uint64_t first, uint64_t *count)
+{
+	size_t next = 0;
+
+	while (next < zones->count && zones->zones[next].first <= first)
+		next++;
+	if (next<zones->count && * count> zones->zones[next].first - first)
+		*count = zones->zones[next].first - first;
+	if (next > 0) {
+		zones->zones[next - 1].end = first + *count;
+		return &zones->zones[next - 1];
+	}
+	if (zones->count == 0)
+		insert_zone(zones, (struct zone){.first = first, .end = first + *count});
+	zones->zones[0].first = first;
+	return &zones->zones[0];
+}
+
+void qcow2_zone_take_back(struct qcow2 *image, uint64_t first, uint64_t count)
+{
+	struct qcow2_zones *zones = image->zones;
+
+	run_set_add(&zones->fresh, first, count);
+	while (count > 0) {
+		struct zone *zone = find_zone(zones, first);
+		uint64_t here = count;
+
+		if (zone && zone->end - first < here)
+			here = zone->end - first;
+		if (!zone)
+			zone = zone_around(zones, first, &here);
+		zone->outstanding += here;
+		first += here;
+		count -= here;
+	}
 }
 
 void qcow2_zone_shed(struct qcow2 *image, uint64_t first, uint64_t count)
@@ -221,12 +269,7 @@ static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end, enum zon
 {
 	struct qcow2_zones *zones = image->zones;
 
-	if (zones->count == zones->capacity) {
-		zones->capacity = zones->capacity ? zones->capacity * 2 : 8;
-		zones->zones = must_realloc(zones->zones, zones->capacity, sizeof(*zones->zones));
-	}
-	zones->zones[zones->count++] =
-		(struct zone){.first = first, .end = end, .outstanding = end - first};
+	insert_zone(zones, (struct zone){.first = first, .end = end, .outstanding = end - first});
 	zones->last_clusters = end - first;
 	run_set_add(kind == ZONE_FRESH ? &zones->fresh : &zones->free, first, end - first);
 }

@@ -88,6 +88,9 @@ void qcow2_zone_end_freshness(struct qcow2 *image);
 void qcow2_zone_mapped(struct qcow2 *image, uint64_t first, uint64_t count);
 /* The same for one cluster that may be of no zone: found in the log of an earlier life. */
 void qcow2_zone_mapped_if_known(struct qcow2 *image, uint64_t cluster);
+/* With the structure lock held too.  These clusters, counted once, lost their last reference, and what they held is gone: they are fresh
+ * ones of the zones from now on.  A zone may grow over clusters that are in use: those do not count in it. */
+void qcow2_zone_take_back(struct qcow2 *image, uint64_t first, uint64_t count);
 /* These clusters of the free set are no part of a zone any more. */
 void qcow2_zone_shed(struct qcow2 *image, uint64_t first, uint64_t count);
 /* The next zone begins here; what zones had behind it has left them. */

@@ -216,6 +216,10 @@ START_TEST(a_zeroed_cluster_is_given_back_only_when_the_file_has_forgotten_it)
 	ck_assert_uint_eq(waits, 0);
 	ck_assert_int_eq(qcow2_forget(image, &err), 0);
 	ck_assert_uint_eq(waits, 1);
+	/* Counted still, and free for the next. */
+	ck_assert_uint_eq(count_of(image, host), 1);
+	ck_assert(run_set_overlaps(&image->zones->fresh, host >> BITS, 1));
+	ck_assert_int_eq(qcow2_trim(image, true, &err), 0);
 	ck_assert_uint_eq(count_of(image, host), 0);
 	end(image);
 }
@@ -320,6 +324,7 @@ START_TEST(what_was_acknowledged_outlives_the_process)
 	for (uint64_t i = 0; i < 3; i++)
 		ck_assert_uint_eq(in_file(image, i), hosts[i] | QCOW2_COPIED);
 	ck_assert_int_eq(qcow2_forget(image, &err), 0);
+	ck_assert_int_eq(qcow2_trim(image, true, &err), 0);
 	ck_assert_uint_eq(count_of(image, old), 0);
 	end(image);
 }
