@@ -138,7 +138,7 @@ void pending_put(struct pending *pending, uint64_t cluster, uint64_t entry, uint
 	index_slot(pending, i);
 }
 
-void pending_remove(struct pending *pending, struct pending_slot *slot)
+static void free_slot(struct pending *pending, struct pending_slot *slot)
 {
 	uint32_t i = (uint32_t)(slot - pending->slots);
 	uint64_t cluster = slot->cluster - 1;
@@ -152,4 +152,12 @@ void pending_remove(struct pending *pending, struct pending_slot *slot)
 	store_first(&slot->cluster, 0);
 	pending->next[i] = pending->first_free;
 	pending->first_free = i;
+}
+
+void pending_in_file(struct pending *pending, struct pending_slot *slot, uint64_t entry)
+{
+	if (slot->entry == entry)
+		free_slot(pending, slot);
+	else
+		store_last(&slot->in_file, entry);
 }

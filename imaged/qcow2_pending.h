@@ -62,7 +62,7 @@ void pending_unpromise(struct pending *pending, uint32_t count);
 /* Uses one promised slot, or the one that the cluster has (then the promise is given back).  `in_file`: the entry that the
  * file has; not looked at where there is a slot already. */
 void pending_put(struct pending *pending, uint64_t cluster, uint64_t entry, uint64_t in_file);
-/* The file has the entry in effect now. */
-void pending_remove(struct pending *pending, struct pending_slot *slot);
+/* The file has this entry now: if it is the one in effect, the slot goes. */
+void pending_in_file(struct pending *pending, struct pending_slot *slot, uint64_t entry);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A write-back takes a copy of what is pending, and writes only those entries that were not put anew when their turn comes: a
- * newer one, even if it is the same again, may point to bytes that this flush has not seen. */
+/* A write-back takes a copy of what is pending.  An entry that was replaced before its turn comes is written all the same, or what
+ * came after it: the newest one may point to bytes that this flush has not seen, and the file must not stay behind the copy, which
+ * somebody's flush has promised. */
 #include "imaged/qcow2_write_back.h"
 
 #include <endian.h>
@@ -139,22 +140,41 @@ static int announce(struct qcow2 *image, struct batch *batch, struct err *err)
 	return outcome;
 }
 
-/* The file has this entry from now on. */
-static void settle(struct qcow2 *image, struct batch *batch, struct pending_slot *slot,
-	uint64_t before, uint64_t entry)
+/* Which entry goes into the file.  Where bytes were put into effect again since the copy, even in the same place, a guest had zeroed
+ * the cluster in between: a place that only the slot names was given back then, and may have been anybody's. */
+static uint64_t choose_entry(const struct qcow2 *image, const struct item *item, uint64_t before,
+	const struct pending_slot *slot)
 {
-	struct run now = clusters_of(image, entry), old = clusters_of(image, before);
+	bool is_same = pending_version(image->pending, slot) == item->version;
 
-	if (!is_same_place(image, entry, before)) {
+	if (is_same || (item->entry & QCOW2_OFFSET_MASK) == 0 ||
+		is_same_place(image, item->entry, before))
+		return item->entry;
+	return QCOW2_ZERO;
+}
+
+/* Of one entry of a table. */
+struct change {
+	struct pending_slot *slot;
+	uint64_t before, entry;
+};
+
+/* The file has the entry from now on. */
+static void settle(struct qcow2 *image, struct batch *batch, const struct change *change)
+{
+	struct run now = clusters_of(image, change->entry);
+	struct run old = clusters_of(image, change->before);
+
+	if (!is_same_place(image, change->entry, change->before)) {
 		if (now.count > 0)
 			qcow2_zone_mapped_if_known(image, now.first);
 		if (old.count > 0)
 			run_list_add(&batch->dropped, old.first, old.count);
 	}
-	pending_remove(image->pending, slot);
+	pending_in_file(image->pending, change->slot, change->entry);
 }
 
-/* Items [first, end) are served by one table, which is our own.  Some may have changed meanwhile: those wait for the next time. */
+/* Items [first, end) are served by one table, which is our own. */
 static int write_table(
 	struct qcow2 *image, struct batch *batch, size_t first, size_t end, struct err *err)
 {
@@ -163,8 +183,7 @@ static int write_table(
 	uint64_t low = batch->items[first].cluster % per_table;
 	uint64_t count = batch->items[end - 1].cluster % per_table - low + 1;
 	CLEANUP_FREE uint64_t *entries = must_calloc(count, 8);
-	CLEANUP_FREE uint64_t *before = must_calloc(end - first, 8);
-	CLEANUP_FREE struct pending_slot **slots = must_calloc(end - first, sizeof(*slots));
+	CLEANUP_FREE struct change *changes = must_calloc(end - first, sizeof(*changes));
 	const uint64_t *table;
 
 	bug_if(!qcow2_table_is_owned(image, index));
@@ -174,24 +193,20 @@ static int write_table(
 	memcpy(entries, table + low, count * 8);
 	for (size_t i = first; i < end; i++) {
 		const struct item *item = &batch->items[i];
-		struct pending_slot *slot = pending_find(image->pending, item->cluster);
-		uint64_t at = item->cluster % per_table - low;
+		uint64_t *entry = &entries[item->cluster % per_table - low];
+		struct change *change = &changes[i - first];
 
-		if (pending_version(image->pending, slot) != item->version)
-			continue;
-		slots[i - first] = slot;
-		slot->on_its_way = item->entry;
-		before[i - first] = entries[at];
-		entries[at] = item->entry;
+		change->slot = pending_find(image->pending, item->cluster);
+		change->before = *entry;
+		change->entry = choose_entry(image, item, *entry, change->slot);
+		change->slot->on_its_way = change->entry;
+		*entry = change->entry;
 	}
 	if (qcow2_write_entries(
 		    image, image->l1[index] & QCOW2_OFFSET_MASK, low, count, entries, err) < 0)
 		return -1;
-	for (size_t i = first; i < end; i++) {
-		if (slots[i - first])
-			settle(image, batch, slots[i - first], before[i - first],
-				batch->items[i].entry);
-	}
+	for (size_t i = first; i < end; i++)
+		settle(image, batch, &changes[i - first]);
 	return 0;
 }
 

@@ -32,6 +32,20 @@ static void wait_for_requests(void *owner)
 	waits++;
 }
 
+/* What others do while somebody flushes, once. */
+static void (*during_flush)(struct qcow2 *image);
+static struct qcow2 *flushed_image;
+
+int fdatasync(int fd)
+{
+	void (*happens)(struct qcow2 * image) = during_flush;
+
+	during_flush = NULL;
+	if (happens)
+		happens(flushed_image);
+	return fsync(fd);
+}
+
 static const struct write_hooks hooks = {.wake = wake, .wait = wait_for_requests};
 
 static struct qcow2 *open_again(void)
@@ -420,6 +434,45 @@ START_TEST(a_log_with_nonsense_in_it_is_refused)
 }
 END_TEST
 
+/* Entries that are in the way of a write-back already: zeroes become a cluster, a cluster zeroes, and another cluster. */
+static void replace_all(struct qcow2 *image)
+{
+	write_cluster(image, 1);
+	ck_assert_int_eq(qcow2_write_zeroes(image, 2, 2, false, &err), 0);
+	write_cluster(image, 3);
+}
+
+START_TEST(what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t old = write_cluster(image, 1), hosts[3];
+	uint32_t adopted;
+
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert_int_eq(qcow2_write_zeroes(image, 1, 1, false, &err), 0);
+	write_cluster(image, 2);
+	write_cluster(image, 3);
+	flushed_image = image;
+	during_flush = replace_all;
+	write_back(image, WRITE_BACK_DURABLE);
+	/* The newest bytes may not be durable: the file has what came before them. */
+	for (uint64_t i = 1; i < 4; i++)
+		ck_assert_uint_eq(in_file(image, i), QCOW2_ZERO);
+	ck_assert_uint_eq(image->pending->count, 2);
+	hosts[0] = look(image, 1).host_offset;
+	hosts[2] = look(image, 3).host_offset;
+	ck_assert_int_eq(look(image, 2).kind, EXTENT_ZERO);
+	ck_assert_int_eq(qcow2_forget(image, &err), 0);
+	ck_assert(run_set_overlaps(&image->zones->fresh, old >> BITS, 1));
+	image = die_and_come_back(image, &adopted);
+	ck_assert_uint_eq(adopted, 2);
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert_uint_eq(in_file(image, 1), hosts[0] | QCOW2_COPIED);
+	ck_assert_uint_eq(in_file(image, 3), hosts[2] | QCOW2_COPIED);
+	end(image);
+}
+END_TEST
+
 START_TEST(when_the_pending_map_is_full_it_is_written_back)
 {
 	struct qcow2 *image = begin(3);
@@ -448,4 +501,5 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_log_is_refused_when_its_place_is_used_by_somebody_else,
 	a_log_is_refused_when_its_place_is_free,
 	a_log_is_refused_when_its_guest_cluster_was_changed, a_log_with_nonsense_in_it_is_refused,
+	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
 	when_the_pending_map_is_full_it_is_written_back)
