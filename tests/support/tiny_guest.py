@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 
@@ -96,16 +97,16 @@ class TinyGuest:
 
     count = 0
 
-    def __init__(self, place, socket, export, phase, sums=""):
+    def __init__(self, place, server, export, phase, sums=""):
         image, modules = kernel()
         files = place.path / "initial"
         initial_files(files, modules, sums)
         TinyGuest.count += 1
-        self.seen = 0
+        self.port = place.path / f"guest.{TinyGuest.count}.port"
         self.process = place.start_other(
             f"guest.{TinyGuest.count}", need("qemu-system-x86_64"), "-machine", "accel=tcg", "-m", "256", "-nographic", "-no-reboot", "-nodefaults",
-            "-serial", "stdio", "-kernel", image, "-initrd", files, "-append", f"console=ttyS0 quiet panic=-1 phase={phase}",
-            "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={socket},export={export},reconnect-delay=30,discard=unmap",
+            "-serial", "stdio", "-serial", f"unix:{self.port},server=on,wait=off", "-kernel", image, "-initrd", files, "-append", f"console=ttyS0 quiet panic=-1 phase={phase}",
+            "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={server},export={export},reconnect-delay=30,discard=unmap",
             "-device", "virtio-blk-pci,drive=disk")
 
     def console(self):
@@ -125,6 +126,12 @@ class TinyGuest:
             wait_until(said, f"the guest to say '{words}'", seconds, every=0.05)
         except Failed as failure:
             raise Failed(f"{failure}\n{self.console()[-3000:]}") from failure
+
+    def tell_enough(self):
+        """It may go on to its last steps."""
+        with socket.socket(socket.AF_UNIX) as port:
+            port.connect(str(self.port))
+            port.sendall(b"enough\n")
 
     def end(self, seconds=60.0):
         """It powers off; returns what it says about its files."""
