@@ -226,6 +226,7 @@ def main():
         return 0
     cases = [(kind, depth, how) for how in ("idle", "stream") for kind in ("read", "write") for depth in (1, 16)]
     cases = [case for case in cases if not chosen.cases or any(part in "-".join(map(str, case)) for part in chosen.cases)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was made goes then too
     folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-bench-", dir=chosen.folder or "/var/tmp"))
     place = Workplace()
     servers = []
