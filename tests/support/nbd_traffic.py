@@ -34,7 +34,7 @@ class Request:
         self.number, self.kind, self.offset, self.length, self.flags = number, kind, offset, length, flags
         self.blank = blank  # a write of zeroes
         self.racing = False
-        self.buffer = self.before = None
+        self.block = self.buffer = self.before = None
         self.racers = []
         self.extents = []
         self.state = "in flight"
@@ -44,12 +44,35 @@ class Request:
             return bytes(self.length)
         return random.Random(self.number).randbytes(self.length)
 
+    def let_go(self):
+        """Of its memory: nothing reads or writes there any more."""
+        if self.block is not None:
+            BLOCKS.give(self.block)
+        self.block = self.buffer = None
+
     def overlaps(self, offset, length):
         return offset < self.offset + self.length and self.offset < offset + length
 
     def __str__(self):
         flags = f" flags {self.flags}" if self.flags else ""
         return f"{self.kind} {self.number} [{self.offset}, {self.offset + self.length}){flags}"
+
+
+class Blocks:
+    """Memory for the bytes of requests, used again and again: libnbd 1.14 never lets go of a buffer that was used once."""
+
+    def __init__(self):
+        self.free = []
+
+    def take(self, length):
+        block = self.free.pop() if self.free else bytearray(MOST)
+        return block, memoryview(block)[:length]
+
+    def give(self, block):
+        self.free.append(block)
+
+
+BLOCKS = Blocks()
 
 
 class Connection:
@@ -73,11 +96,12 @@ class Connection:
     def send(self, request):
         handle, done = self.handle, self._done(request)
         if request.kind == "read":
-            request.buffer = nbd.Buffer(request.length)
-            handle.aio_pread(request.buffer, request.offset, done)
+            request.block, request.buffer = BLOCKS.take(request.length)
+            handle.aio_pread(nbd.Buffer.from_buffer(request.buffer), request.offset, done)
         elif request.kind == "write":
-            request.buffer = nbd.Buffer.from_bytearray(bytearray(request.data()))
-            handle.aio_pwrite(request.buffer, request.offset, done, request.flags)
+            request.block, request.buffer = BLOCKS.take(request.length)
+            request.buffer[:] = request.data()
+            handle.aio_pwrite(nbd.Buffer.from_buffer(request.buffer), request.offset, done, request.flags)
         elif request.kind == "zero":
             handle.aio_zero(request.length, request.offset, done, request.flags)
         elif request.kind == "trim":
@@ -367,6 +391,7 @@ class Traffic(threading.Thread):
 
     def _lost(self, request):
         request.state = "lost"
+        request.let_go()
         self.counts["lost"] += 1
         if request.kind == "trim":
             self.model.trim(request.offset, request.length, self.cluster, certain=False)
@@ -378,8 +403,8 @@ class Traffic(threading.Thread):
         self.counts[request.kind] += 1
         model = self.model
         if request.kind == "read":
-            found = bytes(request.buffer.to_bytearray())
-            request.buffer = None
+            found = bytes(request.buffer)
+            request.let_go()
             if request.racing:
                 model.check_racing(request.offset, found, request.before,
                                    [(one.offset, one.data()) for one in request.racers], str(request))
@@ -390,7 +415,7 @@ class Traffic(threading.Thread):
             model.trim(request.offset, request.length, self.cluster)
         elif request.kind in CHANGES:
             model.write(request.offset, request.data())
-            request.buffer = None
+            request.let_go()
         elif request.kind == "status":
             self._check_status(request)
 
