@@ -56,14 +56,17 @@ static int begin(struct device *device, uint64_t offset, uint64_t length)
 	return 0;
 }
 
+/* In pieces that end between two sectors: a power cut leaves each as it was, or zeroes. */
 static int write_zeroes_at(int fd, uint64_t host, uint64_t length, bool may_trim)
 {
 	if (may_trim && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)host,
 				(off_t)length) == 0)
 		return 0;
 	while (length > 0) {
-		size_t some = length < ZEROES_BYTES ? length : ZEROES_BYTES;
+		uint64_t some = ZEROES_BYTES - host % ZEROES_BYTES;
 
+		if (some > length)
+			some = length;
 		if (pwrite_full(fd, zeroes, some, host) < 0)
 			return errno;
 		host += some;

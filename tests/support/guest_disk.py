@@ -77,8 +77,11 @@ class GuestDisk:
         shadow = self.shadow.read_bytes()
         now.write_bytes(shadow[-2 * self.size:-self.size])
         run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", self.leaf, now)
+        self.judge_snapshots()
+        if self.logs():
+            raise Wrong(f"a log is left: {self.logs()}")
+
+    def judge_snapshots(self):
         for name, content in self.snapshots.items():
             if self.read_snapshot(name) != content:
                 raise Wrong(f"snapshot {name} has changed")
-        if self.logs():
-            raise Wrong(f"a log is left: {self.logs()}")
