@@ -4,7 +4,7 @@
 
 Guests of random chains: threads that write, zero, discard, flush and read at random while jobs copy, in one process with imaged's code.
 All that is read is compared on the way; qemu-img judges the end.  The same killed at random writes, several times in a row, with a full
-file system, with flushes that fail.  SLUICE_TEST_ROUNDS: how many times as many chains (1)."""
+file system, with flushes that fail.  SLUICE_TEST_FACTOR: how many times as many chains (1)."""
 import argparse
 import concurrent.futures
 import os
@@ -23,7 +23,7 @@ from guest_disk import KILLED, GuestDisk  # noqa: E402
 from images import MIB  # noqa: E402
 from power import judge_dump, read_calls, read_journal  # noqa: E402
 
-ROUNDS = float(os.environ.get("SLUICE_TEST_ROUNDS", "1"))
+ROUNDS = float(os.environ.get("SLUICE_TEST_FACTOR", "1"))
 
 
 class Bench:
