@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "imaged/qcow2_pending.h"
@@ -79,6 +81,50 @@ START_TEST(the_same_entry_put_again_is_another_version)
 }
 END_TEST
 
+static atomic_bool is_over;
+
+static uint64_t entry_of(uint64_t cluster)
+{
+	return cluster * 4096 + 1;
+}
+
+/* As the next process would find the first slots, at any moment. */
+static void *read_as_if_it_had_died(void *owner)
+{
+	uintptr_t wrong = 0;
+
+	(void)owner;
+	while (!atomic_load(&is_over)) {
+		for (unsigned i = 0; i < 2; i++) {
+			uint64_t cluster = __atomic_load_n(&slots[i].cluster, __ATOMIC_SEQ_CST);
+			uint64_t entry = __atomic_load_n(&slots[i].entry, __ATOMIC_SEQ_CST);
+
+			wrong += cluster != 0 &&
+				 cluster == __atomic_load_n(&slots[i].cluster, __ATOMIC_SEQ_CST) &&
+				 entry != entry_of(cluster - 1);
+		}
+	}
+	return (void *)wrong;
+}
+
+START_TEST(a_slot_can_be_believed_at_any_moment)
+{
+	struct pending *pending = pending_new(slots, BITS, TABLES);
+	void *wrong;
+	pthread_t reader;
+
+	ck_assert_int_eq(pthread_create(&reader, NULL, read_as_if_it_had_died, NULL), 0);
+	for (uint64_t cluster = 0; cluster < 400000; cluster++) {
+		put(pending, cluster, entry_of(cluster));
+		drop(pending, cluster);
+	}
+	atomic_store(&is_over, true);
+	ck_assert_int_eq(pthread_join(reader, &wrong), 0);
+	ck_assert_ptr_null(wrong);
+	pending_free(pending);
+}
+END_TEST
+
 START_TEST(no_more_is_promised_than_there_is)
 {
 	struct pending *pending = pending_new(slots, BITS, TABLES);
@@ -113,4 +159,5 @@ END_TEST
 
 UNIT_MAIN("qcow2_pending", what_is_put_is_found_until_the_file_has_it,
 	tables_know_how_many_are_theirs, the_same_entry_put_again_is_another_version,
-	no_more_is_promised_than_there_is, what_an_earlier_process_left_is_there)
+	a_slot_can_be_believed_at_any_moment, no_more_is_promised_than_there_is,
+	what_an_earlier_process_left_is_there)

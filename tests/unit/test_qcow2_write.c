@@ -434,6 +434,63 @@ START_TEST(a_log_with_nonsense_in_it_is_refused)
 }
 END_TEST
 
+/* What the file named for cluster 1, and how often its place was counted, at each flush of a write-back. */
+static uint64_t seen[4], counted[4], watched_host;
+static unsigned flush_count;
+
+static void look_at_flush(struct qcow2 *image)
+{
+	seen[flush_count] = in_file(image, 1);
+	counted[flush_count++] = count_of(image, watched_host);
+	during_flush = look_at_flush;
+}
+
+static void watch_flushes(struct qcow2 *image, uint64_t host)
+{
+	flushed_image = image;
+	watched_host = host;
+	flush_count = 0;
+	during_flush = look_at_flush;
+}
+
+START_TEST(an_entry_reaches_the_file_between_two_flushes)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t host = write_cluster(image, 1);
+
+	watch_flushes(image, host);
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert_uint_eq(flush_count, 2);
+	ck_assert_uint_eq(seen[0], 0);
+	ck_assert_uint_eq(seen[1], host | QCOW2_COPIED);
+	write_back(image, WRITE_BACK_DURABLE); /* for nothing */
+	ck_assert_uint_eq(flush_count, 2);
+	ck_assert_uint_eq(write_cluster(image, 1), host); /* in place */
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert_uint_eq(flush_count, 3);
+	end(image);
+}
+END_TEST
+
+START_TEST(what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t host = write_cluster(image, 1);
+
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert_int_eq(qcow2_write_zeroes(image, 1, 1, false, &err), 0);
+	watch_flushes(image, host);
+	write_back(image, WRITE_BACK_LAZY);
+	ck_assert_uint_eq(flush_count, 2);
+	ck_assert_uint_eq(seen[0], host | QCOW2_COPIED);
+	ck_assert_uint_eq(seen[1], QCOW2_ZERO);
+	ck_assert_uint_eq(counted[1], 1);
+	ck_assert_uint_eq(image->writes->forgotten.count, 1);
+	during_flush = NULL;
+	end(image);
+}
+END_TEST
+
 /* Entries that are in the way of a write-back already: zeroes become a cluster, a cluster zeroes, and another cluster. */
 static void replace_all(struct qcow2 *image)
 {
@@ -501,5 +558,7 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_log_is_refused_when_its_place_is_used_by_somebody_else,
 	a_log_is_refused_when_its_place_is_free,
 	a_log_is_refused_when_its_guest_cluster_was_changed, a_log_with_nonsense_in_it_is_refused,
+	an_entry_reaches_the_file_between_two_flushes,
+	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
 	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
 	when_the_pending_map_is_full_it_is_written_back)
