@@ -15,11 +15,11 @@ static struct device_fixture f;
 static int attach_raw(const char *name)
 {
 	const struct device_attach attach = {.file = folder_name(&f.folder, name), .format = "raw"};
+	struct device *device = device_host_find(&f.host, "d");
 
-	f.device = device_host_find(&f.host, "d");
-	if (!f.device)
-		f.device = device_host_add(&f.host, "d");
-	return device_attach(f.device, &attach, &f.trouble);
+	if (!device)
+		device = f.device = device_host_add(&f.host, "d");
+	return device_attach(device, &attach, &f.trouble);
 }
 
 static void check_bytes(const unsigned char *bytes, size_t length, unsigned char wanted)
