@@ -141,7 +141,7 @@ def grows(bench, folder, seed):
 
 
 # name: chains
-TESTS = {random_chains: 60, killed: 24, full: 14, flushes_fail: 14, grows: 2}
+TESTS = {random_chains: 150, killed: 60, full: 35, flushes_fail: 30, grows: 4}
 
 
 def attempt(bench, test, place, seed):

@@ -94,8 +94,11 @@ struct jobs *jobs_new(struct device *device, uint64_t seed, bool may_fill)
 	return jobs;
 }
 
-static int wrong(const struct trouble *trouble, const char *what)
+/* That there is no space is nobody's fault where there may be none. */
+static int wrong(const struct jobs *jobs, const struct trouble *trouble, const char *what)
 {
+	if (jobs->may_fill && trouble->err.number == ENOSPC)
+		return 0;
 	printf("jobs: %s: %s\n", what, trouble->err.text);
 	return -1;
 }
@@ -110,10 +113,9 @@ static int open_job(struct jobs *jobs, bool keeps_none)
 	if (!keeps_none && chain->count > 1 && below(jobs, 2) == 0)
 		wish.base = chain->layers[1 + below(jobs, chain->count - 1)].path;
 	if (stream_open(jobs->device, JOB_NAME, &wish, &trouble) == 0 ||
-		trouble.err.kind == ERROR_CLASS_NOT_SUPPORTED ||
-		(jobs->may_fill && trouble.err.number == ENOSPC))
+		trouble.err.kind == ERROR_CLASS_NOT_SUPPORTED)
 		return 0;
-	return wrong(&trouble, "opening the job");
+	return wrong(jobs, &trouble, "opening the job");
 }
 
 /* What the worker would write: the bytes under the leaf. */
@@ -164,9 +166,7 @@ static int reserve(struct jobs *jobs, uint64_t offset, uint64_t length, struct h
 	} while (r == RESERVATION_LATER);
 	if (r < 0) {
 		wire_memory_done(&memory);
-		if (jobs->may_fill && trouble.err.number == ENOSPC)
-			return 0;
-		return wrong(&trouble, "reserving");
+		return wrong(jobs, &trouble, "reserving");
 	}
 	if (reservation.length > 0) {
 		r = copy(jobs, &reservation, ret_held);
@@ -183,7 +183,7 @@ static int commit(struct jobs *jobs, const struct held *held)
 
 	return reservation_commit(jobs->device, held->lease, held->zeroes, held->zero_count,
 		       &outcome, &trouble) < 0
-		       ? wrong(&trouble, "a commit")
+		       ? wrong(jobs, &trouble, "a commit")
 		       : 0;
 }
 
@@ -274,7 +274,7 @@ static int zero_something(struct jobs *jobs)
 		return 0;
 	random_range(jobs, &wish.offset, &wish.length);
 	return reservation_zero(jobs->device, &wish, &outcome, &trouble) < 0
-		       ? wrong(&trouble, "zeroing")
+		       ? wrong(jobs, &trouble, "zeroing")
 		       : 0;
 }
 
@@ -293,7 +293,7 @@ static int try_to_finish(struct jobs *jobs)
 	int r = stream_finish(jobs->device, JOB_NAME, name, format, &missing, &trouble);
 
 	if (r < 0)
-		return wrong(&trouble, "finishing");
+		return wrong(jobs, &trouble, "finishing");
 	if (r == 0)
 		return 1;
 	wish.offset = missing - missing % cluster;
@@ -304,7 +304,7 @@ static int try_to_finish(struct jobs *jobs)
 		return commit(jobs, &held);
 	if (jobs->device->leaf->header.version >= 3 &&
 		reservation_zero(jobs->device, &wish, &outcome, &trouble) < 0)
-		return wrong(&trouble, "zeroing");
+		return wrong(jobs, &trouble, "zeroing");
 	return 0;
 }
 
