@@ -340,9 +340,15 @@ void device_trim(struct device *device)
 {
 	struct err err = {0};
 
+	int r;
+
 	if (!device->leaf || device->phase != DEVICE_OPEN)
 		return;
-	if (qcow2_trim(device->leaf, device->late_count == 0, &err) < 0)
+	/* The first write waits: what is compared here must stand still. */
+	pthread_mutex_lock(&device->writes_lock);
+	r = qcow2_trim(device->leaf, device->late_count == 0, &err);
+	pthread_mutex_unlock(&device->writes_lock);
+	if (r < 0)
 		log_warn("device=%s giving unused space back failed, it stays in the file: %s",
 			device->name, err.text);
 }

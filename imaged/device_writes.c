@@ -25,14 +25,23 @@ static void wait_for_requests(void *owner)
 	gate_wait_grace(&device->gate);
 }
 
+/* What was acknowledged and not durable is lost (invariant 8): also to the next imaged, should this one die now. */
+static void failed(void *owner)
+{
+	struct device *device = owner;
+
+	write_log_void(device->write_log);
+}
+
 /* The log is open. */
 static int start(struct device *device, struct err *err)
 {
-	const struct write_hooks hooks = {.wake = wake, .wait = wait_for_requests, .owner = device};
+	const struct write_hooks hooks = {
+		.wake = wake, .wait = wait_for_requests, .failed = failed, .owner = device};
 
 	device->keeper = keeper_new(device, err);
 	if (!device->keeper) {
-		write_log_free(device->write_log, true);
+		write_log_free(device->write_log);
 		device->write_log = NULL;
 		return -1;
 	}
@@ -54,7 +63,7 @@ int device_adopt_writes(struct device *device, struct err *err)
 	if (!device->write_log)
 		return 0;
 	if (qcow2_adopt(device->leaf, write_log_slots(device->write_log), &count, &why, err) < 0) {
-		write_log_free(device->write_log, true);
+		write_log_free(device->write_log);
 		device->write_log = NULL;
 		return -1;
 	}
@@ -114,13 +123,10 @@ static bool has_failed(struct device *device)
 	return failed;
 }
 
-void device_end_writes(struct device *device)
+static void write_all_back(struct device *device)
 {
 	struct err err = {0};
 
-	/* Without a leaf this was done: when opening it failed. */
-	if (!device_has_writes(device) || !device->leaf)
-		return;
 	keeper_free(device->keeper);
 	device->keeper = NULL;
 	device->keeps_log = false;
@@ -138,9 +144,25 @@ void device_end_writes(struct device *device)
 		log_warn("device=%s what was discarded leaks: %s", device->name, err.text);
 }
 
+static void end_log(struct device *device)
+{
+	/* While the leaf is still locked: afterwards the file may be another imaged's. */
+	if (device->write_log && !device->keeps_log)
+		write_log_remove(device->write_log);
+}
+
+void device_end_writes(struct device *device)
+{
+	/* Without a leaf this was done: when opening it failed. */
+	if (!device_has_writes(device) || !device->leaf)
+		return;
+	write_all_back(device);
+	end_log(device);
+}
+
 void device_forget_writes(struct device *device)
 {
-	write_log_free(device->write_log, device->keeps_log);
+	write_log_free(device->write_log);
 	device->write_log = NULL;
 	atomic_store(&device->has_writes, false);
 }

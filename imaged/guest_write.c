@@ -229,6 +229,7 @@ static int write_claimed(struct device *device, struct chain *chain, struct writ
 {
 	struct cluster_run runs[RUNS_MAX];
 	unsigned run_count = 0;
+	struct err err = {0};
 	int number = find_room(device->leaf, step, runs, &run_count);
 
 	if (number == 0)
@@ -238,8 +239,7 @@ static int write_claimed(struct device *device, struct chain *chain, struct writ
 		qcow2_write_abandon(device->leaf, step);
 		return number;
 	}
-	qcow2_write_end(device->leaf, step, runs, run_count);
-	return 0;
+	return qcow2_write_end(device->leaf, step, runs, run_count, &err) < 0 ? to_number(&err) : 0;
 }
 
 static int write_steps(struct device *device, struct chain *chain, struct content content,

@@ -23,6 +23,7 @@
 #include "imaged/qcow2_l2_cache.h"
 #include "imaged/qcow2_pending.h"
 #include "imaged/qcow2_update.h"
+#include "imaged/qcow2_vet.h"
 
 /* One look-up reads no more tables than this: it holds the lock. */
 #define TABLES_PER_MAP 16
@@ -78,6 +79,7 @@ int qcow2_open(int fd, const char *path, struct qcow2 **ret_image, struct err *e
 	CLEANUP(qcow2_cleanup) struct qcow2 *image = must_calloc(1, sizeof(*image));
 
 	pthread_mutex_init(&image->lock, NULL);
+	pthread_mutex_init(&image->flush_lock, NULL);
 	image->fd = fd;
 	image->path = must_strdup(path);
 	if (look_at_size(image, err) < 0 || read_header(image, err) < 0 || read_l1(image, err) < 0)
@@ -99,6 +101,7 @@ void qcow2_free(struct qcow2 *image)
 	free(image->l1);
 	free(image->path);
 	close(image->fd);
+	pthread_mutex_destroy(&image->flush_lock);
 	pthread_mutex_destroy(&image->lock);
 	free(image);
 }
@@ -159,11 +162,6 @@ static int check_cluster_reference(
 	return check_reference(image, what, host, image->header.cluster_size, needed, err);
 }
 
-int qcow2_check_entry(struct qcow2 *image, uint64_t entry, struct err *err)
-{
-	return check_cluster_reference(image, "cluster", entry & QCOW2_OFFSET_MASK, 1, err);
-}
-
 static unsigned l2_span_bits(const struct qcow2 *image)
 {
 	return image->header.cluster_bits * 2 - 3;
@@ -215,10 +213,12 @@ int qcow2_l2_table(
 
 	if (l2_offset(image, offset, &table_offset, err) < 0)
 		return -1;
-	if (table_offset)
-		return load_l2_table(image, table_offset, ret_table, err);
 	*ret_table = NULL;
-	return 0;
+	if (!table_offset)
+		return 0;
+	if (load_l2_table(image, table_offset, ret_table, err) < 0)
+		return -1;
+	return qcow2_vet_table(image, offset >> l2_span_bits(image), *ret_table, err);
 }
 
 void qcow2_l2_forget(struct qcow2 *image, uint64_t table_offset)
@@ -269,6 +269,28 @@ static int compressed_extent(struct qcow2 *image, uint64_t entry, uint64_t skip,
 		.cluster_skip = skip,
 	};
 	return 0;
+}
+
+struct run qcow2_entry_clusters(const struct qcow2 *image, uint64_t entry)
+{
+	unsigned bits = image->header.cluster_bits, offset_bits = 62 - (bits - 8);
+	uint64_t host = entry & QCOW2_OFFSET_MASK, length, end;
+
+	if (!(entry & QCOW2_COMPRESSED))
+		return (struct run){host >> bits, host ? 1 : 0};
+	host = entry & ((UINT64_C(1) << offset_bits) - 1);
+	length = (((entry & (QCOW2_COMPRESSED - 1)) >> offset_bits) + 1) * 512 - host % 512;
+	end = (host + length - 1) >> bits;
+	return (struct run){host >> bits, end - (host >> bits) + 1};
+}
+
+int qcow2_check_entry(struct qcow2 *image, uint64_t entry, struct err *err)
+{
+	struct extent extent;
+
+	if (entry & QCOW2_COMPRESSED)
+		return compressed_extent(image, entry, 0, &extent, err);
+	return check_cluster_reference(image, "cluster", entry & QCOW2_OFFSET_MASK, 1, err);
 }
 
 /* A plain cluster, as far as the file has it. */
@@ -360,7 +382,8 @@ static int view_table(struct qcow2 *image, uint64_t table_offset, uint64_t offse
 		.first = index << (image->header.cluster_bits - 3),
 	};
 
-	if (table_offset && load_l2_table(image, table_offset, &view.table, err) < 0)
+	if (table_offset && (load_l2_table(image, table_offset, &view.table, err) < 0 ||
+				    qcow2_vet_table(image, index, view.table, err) < 0))
 		return -1;
 	*ret_view = view;
 	return 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An open qcow2 file: its header, its L1 table in memory, its L2 tables through a bounded cache.
  *
- * Invariant: the cache never holds what is not in the file.  Whoever changes an L2 table (qcow2_update.c, the only writer)
- * writes the file first, then the cached copy; so a process that dies loses nothing that it had acknowledged, and an entry can
- * be dropped at any time.  `lock` guards everything in the struct; it is held across metadata I/O, never across data I/O. */
+ * Invariant: when the lock is free the cache holds nothing that is not in the file.  Whoever changes an L2 table
+ * (qcow2_write_entries(), the only writer) writes both with the lock held, and forgets the copy if the file could not be written; so
+ * a process that dies loses nothing that it had acknowledged, and an entry can be dropped at any time.  `lock` guards everything in the struct; it is held across metadata I/O, never across data I/O. */
 #ifndef SLUICE_IMAGED_QCOW2_H
 #define SLUICE_IMAGED_QCOW2_H
 
@@ -15,12 +15,14 @@
 #include "common/err.h"
 #include "imaged/extent.h"
 #include "imaged/qcow2_header.h"
+#include "imaged/run_set.h"
 
 struct l2_cache;        /* qcow2_l2_cache.c */
 struct qcow2_refcounts; /* qcow2_refcount.c; NULL where the file is open for reading */
 struct qcow2_zones;     /* qcow2_zone.c; likewise */
 struct qcow2_head;      /* qcow2_head.c; likewise */
 struct qcow2_tables;    /* qcow2_tables.c; likewise */
+struct qcow2_vet;       /* qcow2_vet.c; likewise */
 struct qcow2_writes;    /* qcow2_write.c; NULL where no guest has written yet */
 struct pending;         /* qcow2_pending.c; likewise */
 
@@ -29,6 +31,7 @@ struct qcow2 {
 	int fd;         /* owned */
 	uint64_t file_size; /* bytes, when last looked at: looked at again before anything is called outside the file */
 	bool writable;
+	pthread_mutex_t flush_lock; /* held across a flush: a failure is told once, to whoever asks first */
 	bool failed;    /* a flush or metadata write failed: nothing more is written until it is opened anew (invariant 8) */
 	char *path;     /* owned; for messages */
 	struct qcow2_header header;
@@ -38,6 +41,7 @@ struct qcow2 {
 	struct qcow2_zones *zones;
 	struct qcow2_head *head;
 	struct qcow2_tables *tables;
+	struct qcow2_vet *vet;
 	struct qcow2_writes *writes;
 	struct pending *pending; /* entries in effect that the file does not have yet: below, they count as the image's */
 };
@@ -58,7 +62,9 @@ int MUST_CHECK qcow2_map(struct qcow2 *image, uint64_t offset, uint64_t length, 
 
 /* With the lock held: the entry in effect of this guest cluster; a host cluster in it is not checked. */
 int MUST_CHECK qcow2_entry(struct qcow2 *image, uint64_t cluster, uint64_t *ret_entry, struct err *err);
-/* With the lock held: whether this entry's host cluster can be one: aligned, within the file, not in the header's tables. */
+/* The host clusters that an entry names, whether it may or not; none where it names nothing. */
+struct run qcow2_entry_clusters(const struct qcow2 *image, uint64_t entry);
+/* With the lock held: whether what the entry names can be a guest's: aligned, within the file, not in the header's tables. */
 int MUST_CHECK qcow2_check_entry(struct qcow2 *image, uint64_t entry, struct err *err);
 
 /* With the lock held: the L2 table, as the file has it, that serves `offset`, in host byte order, cluster_size/8 entries, through the cache; NULL

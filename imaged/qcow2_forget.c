@@ -5,8 +5,8 @@
  *   named until the last write-back, one user   punched, then to the fresh ones as well: the count of 1 stays
  *   shared                                      counted lower
  *
- * Where the fresh ones are in too many pieces, or leaks of an earlier life are still to be looked for there, a cluster is counted as
- * free instead; its place is not used again. */
+ * Where the fresh ones are in too many pieces, and where the cluster was in the file before this life, it is counted as free instead; its
+ * place is not used again. */
 #include <fcntl.h>
 #include <stdlib.h>
 
@@ -65,11 +65,10 @@ static void punch(struct qcow2 *image, const struct run_list *freed)
 	}
 }
 
-/* With both locks held.  What an earlier life may have leaked is compared with its references as long as that was not done. */
+/* With the lock held.  Only what this process made is named by nobody else for certain (qcow2_vet.h). */
 static bool may_take_back(const struct qcow2_zones *zones, const struct run *run)
 {
-	return zones->fresh.count < PIECES_MAX &&
-	       (run->first >= zones->begin || zones->left_behind_count == 0);
+	return zones->fresh.count < PIECES_MAX && run->first >= zones->begin;
 }
 
 /* With the structure lock held. */

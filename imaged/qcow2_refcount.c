@@ -11,6 +11,7 @@
 #include "common/check.h"
 #include "common/io.h"
 #include "imaged/qcow2_format.h"
+#include "imaged/qcow2_write.h"
 
 uint64_t refcount_unpack(const unsigned char *block, unsigned order, uint64_t index)
 {
@@ -61,6 +62,8 @@ void refcount_pack(unsigned char *block, unsigned order, uint64_t index, uint64_
 int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err)
 {
 	image->failed = true;
+	if (image->writes && image->writes->hooks.failed)
+		image->writes->hooks.failed(image->writes->hooks.owner);
 	return err_set_errno(err, number, "%s: %s", image->path, what);
 }
 

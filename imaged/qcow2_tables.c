@@ -19,6 +19,7 @@
 #include "imaged/qcow2_head.h"
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_update.h"
+#include "imaged/qcow2_vet.h"
 #include "imaged/qcow2_zone.h"
 
 #define BATCH_BYTES  (UINT64_C(8) << 20)
@@ -265,6 +266,7 @@ static int link_tables(struct qcow2 *image, const struct batch *batch, struct er
 
 		image->l1[table->index] = table->host | QCOW2_COPIED;
 		qcow2_l2_forget(image, table->host);
+		qcow2_vet_made(image, table->index);
 		qcow2_zone_mapped(image, table->host >> image->header.cluster_bits, 1);
 		now_owned(image, table->index);
 	}

@@ -18,6 +18,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_repair.h"
 #include "imaged/qcow2_tables.h"
+#include "imaged/qcow2_vet.h"
 #include "imaged/qcow2_write.h"
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
@@ -51,7 +52,9 @@ static int load_all(struct qcow2 *image, struct err *err)
 	}
 	pthread_mutex_unlock(&image->head->lock);
 	qcow2_tables_load(image);
-	return qcow2_zones_load(image, err);
+	if (qcow2_zones_load(image, err) < 0)
+		return -1;
+	return qcow2_vet_load(image, err);
 }
 
 int qcow2_make_writable(struct qcow2 *image, struct err *err)
@@ -70,6 +73,8 @@ int qcow2_make_writable(struct qcow2 *image, struct err *err)
 void qcow2_stop_writing(struct qcow2 *image)
 {
 	qcow2_writes_end(image);
+	qcow2_vet_free(image->vet);
+	image->vet = NULL;
 	qcow2_zones_free(image->zones);
 	qcow2_tables_free(image->tables);
 	qcow2_head_free(image->head);
@@ -81,7 +86,7 @@ void qcow2_stop_writing(struct qcow2 *image)
 	image->writable = false;
 }
 
-int qcow2_flush(struct qcow2 *image, struct err *err)
+static int flush_locked(struct qcow2 *image, struct err *err)
 {
 	struct run_set fresh;
 	bool failed;
@@ -105,6 +110,17 @@ int qcow2_flush(struct qcow2 *image, struct err *err)
 	if (number != 0)
 		run_set_done(&fresh);
 	return number == 0 ? 0 : -1;
+}
+
+/* The kernel tells a descriptor of a failed write-back once: two flushes at a time could both be wrong about it. */
+int qcow2_flush(struct qcow2 *image, struct err *err)
+{
+	int outcome;
+
+	pthread_mutex_lock(&image->flush_lock);
+	outcome = flush_locked(image, err);
+	pthread_mutex_unlock(&image->flush_lock);
+	return outcome;
 }
 
 static unsigned take_runs(struct qcow2 *image, uint64_t clusters, enum zone_kind kind,

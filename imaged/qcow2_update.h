@@ -66,7 +66,7 @@ int MUST_CHECK qcow2_switch_backing(
 	struct qcow2 *image, const char *name, const char *format, struct err *err);
 
 /* Gives idle zone space back (refcounts lowered, the file cut) and reclaims named leaks if `may_reclaim`: no worker of an earlier
- * life of this image can write any more.  Called at finish, idle and close. */
+ * life of this image can write any more.  Called at finish, idle and close; no guest may begin to write meanwhile (qcow2_writes_begin). */
 int MUST_CHECK qcow2_trim(struct qcow2 *image, bool may_reclaim, struct err *err);
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "common/check.h"
 #include "imaged/qcow2_refcount.h"
+#include "imaged/qcow2_vet.h"
 #include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 
@@ -113,10 +114,10 @@ static int find_way(struct qcow2 *image, uint64_t entry, enum way *ret_way, stru
 	uint64_t host = entry & QCOW2_OFFSET_MASK, count = 1;
 
 	*ret_way = WAY_NEW;
+	if (qcow2_vet_entry(image, entry, err) < 0)
+		return -1;
 	if ((entry & QCOW2_COMPRESSED) || host == 0)
 		return 0;
-	if (qcow2_check_entry(image, entry, err) < 0)
-		return -1;
 	if ((!(entry & QCOW2_COPIED) || image->header.snapshots > 0) &&
 		qcow2_refcount_read(image, host >> image->header.cluster_bits, &count, err) < 0)
 		return -1;
@@ -279,10 +280,11 @@ static int put(struct qcow2 *image, uint64_t cluster, uint64_t entry, struct err
 	return 0;
 }
 
-void qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct cluster_run *runs,
-	unsigned run_count)
+int qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct cluster_run *runs,
+	unsigned run_count, struct err *err)
 {
 	uint64_t cluster = step->claim.first, cluster_size = image->header.cluster_size;
+	int outcome = 0;
 
 	pthread_mutex_lock(&image->lock);
 	for (unsigned i = 0; i < run_count; i++) {
@@ -290,7 +292,8 @@ void qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct 
 			/* The old entry was read when the claim was made, and nobody has changed its table's cache since
 			 * but through the lock: what can fail is only reading the table again. */
 			if (put(image, cluster, (runs[i].offset + at) | QCOW2_COPIED, NULL) < 0) {
-				qcow2_fail(image, EIO, "cannot read an L2 table again", NULL);
+				outcome = qcow2_fail(
+					image, EIO, "cannot read an L2 table again", err);
 				pending_unpromise(image->pending, 1);
 			}
 			cluster++;
@@ -302,29 +305,25 @@ void qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct 
 	pthread_mutex_unlock(&image->lock);
 	if (qcow2_zone_wanted(image))
 		wake(image);
+	return outcome;
 }
 
 void qcow2_write_abandon(struct qcow2 *image, struct write_step *step)
 {
-	if (step->is_in_place)
-		return;
-	qcow2_write_end(image, step, NULL, 0);
+	bug_if(!step->is_in_place && qcow2_write_end(image, step, NULL, 0, NULL) < 0);
 }
 
 /* The entry that makes this one read as zeroes; the same where it does already. */
 static int zero_entry(
 	struct qcow2 *image, uint64_t entry, bool keeps_space, uint64_t *ret_entry, struct err *err)
 {
-	bool is_allocated = !(entry & QCOW2_COMPRESSED) && (entry & QCOW2_OFFSET_MASK);
 	enum way way;
 
 	*ret_entry = QCOW2_ZERO;
-	if (!is_allocated || !keeps_space)
-		return 0;
 	if (find_way(image, entry, &way, err) < 0)
 		return -1;
-	if (way != WAY_NEW)
-		*ret_entry = entry | QCOW2_ZERO;
+	if (way != WAY_NEW && keeps_space)
+		*ret_entry = entry | QCOW2_ZERO | QCOW2_COPIED;
 	return 0;
 }
 

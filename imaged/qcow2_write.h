@@ -30,7 +30,7 @@
 /* More clusters than this are never claimed at once, nor more bytes (but always one cluster). */
 #define WRITE_CLUSTERS_MAX 256
 #define WRITE_BYTES_MAX	   (UINT64_C(4) << 20)
-/* So many runs of clusters that nothing refers to are remembered; what comes on top stays a leak until the image is opened anew. */
+/* So many runs of clusters that nothing refers to are remembered; what comes on top stays a leak (qemu-img check -r leaks). */
 #define FORGOTTEN_MAX 262144
 
 struct claim {
@@ -51,6 +51,8 @@ struct write_hooks {
 	/* Returns when every request that was under way when it was called has ended.  Called without locks that a request takes.
 	 * NULL: there are no requests but those of the caller. */
 	void (*wait)(void *owner);
+	/* The image has failed: what is in the slots is not to be believed any more.  Called with the image's lock held.  May be NULL. */
+	void (*failed)(void *owner);
 	void *owner;
 };
 
@@ -93,9 +95,9 @@ struct write_step {
  * write-back where too much is pending.  0, or -1 and err (number: an errno). */
 int MUST_CHECK qcow2_write_begin(struct qcow2 *image, uint64_t offset, uint64_t length,
 	struct write_step *ret_step, struct err *err);
-/* The first clusters of the claim have their bytes in these runs; the rest of it is given up. */
-void qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct cluster_run *runs,
-	unsigned run_count);
+/* The first clusters of the claim have their bytes in these runs; the rest of it is given up.  0, or -1 and err: the image has failed. */
+int MUST_CHECK qcow2_write_end(struct qcow2 *image, struct write_step *step,
+	const struct cluster_run *runs, unsigned run_count, struct err *err);
 /* Nothing is changed; a claim is given up, what was reserved for it is the caller's. */
 void qcow2_write_abandon(struct qcow2 *image, struct write_step *step);
 

@@ -63,23 +63,9 @@ void run_list_add(struct run_list *list, uint64_t first, uint64_t count)
 	list->runs[list->count++] = (struct run){first, count};
 }
 
-/* The host clusters that an entry of the file names. */
-static struct run clusters_of(const struct qcow2 *image, uint64_t entry)
-{
-	unsigned bits = image->header.cluster_bits, offset_bits = 62 - (bits - 8);
-	uint64_t host = entry & QCOW2_OFFSET_MASK, length, end;
-
-	if (!(entry & QCOW2_COMPRESSED))
-		return (struct run){host >> bits, host ? 1 : 0};
-	host = entry & ((UINT64_C(1) << offset_bits) - 1);
-	length = (((entry & (QCOW2_COMPRESSED - 1)) >> offset_bits) + 1) * 512 - host % 512;
-	end = (host + length - 1) >> bits;
-	return (struct run){host >> bits, end - (host >> bits) + 1};
-}
-
 static bool is_same_place(const struct qcow2 *image, uint64_t entry, uint64_t other)
 {
-	struct run a = clusters_of(image, entry), b = clusters_of(image, other);
+	struct run a = qcow2_entry_clusters(image, entry), b = qcow2_entry_clusters(image, other);
 
 	return a.first == b.first && a.count == b.count;
 }
@@ -119,7 +105,7 @@ static int announce(struct qcow2 *image, struct batch *batch, struct err *err)
 	int outcome;
 
 	for (size_t i = 0; i < batch->count; i++) {
-		struct run run = clusters_of(image, batch->items[i].in_file);
+		struct run run = qcow2_entry_clusters(image, batch->items[i].in_file);
 
 		if (run.count == 0 ||
 			is_same_place(image, batch->items[i].entry, batch->items[i].in_file))
@@ -162,8 +148,8 @@ struct change {
 /* The file has the entry from now on. */
 static void settle(struct qcow2 *image, struct batch *batch, const struct change *change)
 {
-	struct run now = clusters_of(image, change->entry);
-	struct run old = clusters_of(image, change->before);
+	struct run now = qcow2_entry_clusters(image, change->entry);
+	struct run old = qcow2_entry_clusters(image, change->before);
 
 	if (!is_same_place(image, change->entry, change->before)) {
 		if (now.count > 0)
@@ -254,7 +240,7 @@ static void hand_over(struct qcow2 *image, struct batch *batch)
 		writes->hooks.wake(writes->hooks.owner);
 	pthread_mutex_unlock(&image->lock);
 	if (left_out > 0)
-		log_warn("%s: %zu runs of clusters leak until the image is opened anew",
+		log_warn("%s: %zu runs of clusters that guests gave up leak",
 			image->path, left_out);
 }
 
@@ -333,13 +319,19 @@ int qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err)
 {
 	struct qcow2_writes *writes = image->writes;
 	uint64_t number, served;
+	bool is_served;
 	int outcome = 0;
 
 	pthread_mutex_lock(&writes->turn_lock);
+	/* Whose turn it is makes room for those who only want that. */
+	is_served = how == WRITE_BACK_LAZY && writes->is_running;
 	number = how == WRITE_BACK_DURABLE ? ++writes->asked : UINT64_MAX;
-	while (writes->is_running && writes->done < number)
+	while (writes->is_running && writes->done < number) {
 		pthread_cond_wait(&writes->turned, &writes->turn_lock);
-	if (writes->done < number) {
+		if (is_served)
+			break;
+	}
+	if (writes->done < number && !is_served) {
 		outcome = take_turn(image, how, &served, err);
 		if (outcome == 0 && how == WRITE_BACK_DURABLE)
 			writes->done = served;

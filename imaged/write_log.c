@@ -13,6 +13,7 @@
 
 #include "common/check.h"
 #include "common/cleanup.h"
+#include "common/log.h"
 
 #define MAGIC	     UINT64_C(0x31676f6c65756c73) /* "sluelog1" */
 #define HEADER_BYTES 4096
@@ -82,9 +83,13 @@ static unsigned char *map(const char *path, int fd, struct err *err)
 	return NULL;
 }
 
-static void begin_anew(unsigned char *bytes, const struct owner *owner)
+static void begin_anew(const char *path, unsigned char *bytes, const struct owner *owner)
 {
 	struct header *header = (void *)bytes;
+
+	if (header->magic == MAGIC)
+		log_warn("%s is the log of another boot, leaf or size of it, and is begun anew",
+			path);
 
 	__atomic_store_n(&header->magic, 0, __ATOMIC_SEQ_CST);
 	memset(bytes + HEADER_BYTES, 0, LOG_BYTES - HEADER_BYTES);
@@ -124,7 +129,7 @@ int write_log_open(const char *folder, const struct qcow2 *image, const char *bo
 	if (!bytes)
 		return -1;
 	if (!is_of(bytes, &owner))
-		begin_anew(bytes, &owner);
+		begin_anew(path, bytes, &owner);
 	log = must_calloc(1, sizeof *log);
 	log->path = must_strdup(path);
 	log->bytes = bytes;
@@ -137,12 +142,22 @@ struct pending_slot *write_log_slots(struct write_log *log)
 	return (void *)(log->bytes + HEADER_BYTES);
 }
 
-void write_log_free(struct write_log *log, bool keeps)
+void write_log_void(struct write_log *log)
+{
+	struct header *header = (void *)log->bytes;
+
+	__atomic_store_n(&header->magic, 0, __ATOMIC_SEQ_CST);
+}
+
+void write_log_remove(struct write_log *log)
+{
+	unlink(log->path);
+}
+
+void write_log_free(struct write_log *log)
 {
 	if (!log)
 		return;
-	if (!keeps)
-		unlink(log->path);
 	munmap(log->bytes, LOG_BYTES);
 	free(log->path);
 	free(log);

@@ -23,7 +23,11 @@ struct write_log;
 int MUST_CHECK write_log_open(const char *folder, const struct qcow2 *image, const char *boot_id,
 	bool makes, struct write_log **ret_log, struct err *err);
 struct pending_slot *write_log_slots(struct write_log *log);
-/* Unmaps it; `keeps` leaves the file for the next imaged.  NULL is fine. */
-void write_log_free(struct write_log *log, bool keeps);
+/* Any thread: nobody is to believe it any more, also not after the death of this process. */
+void write_log_void(struct write_log *log);
+/* Takes the file away; what is mapped stays until write_log_free. */
+void write_log_remove(struct write_log *log);
+/* Unmaps it; the file stays as it is.  NULL is fine. */
+void write_log_free(struct write_log *log);
 
 #endif

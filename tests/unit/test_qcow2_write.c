@@ -119,7 +119,7 @@ static uint64_t write_cluster(struct qcow2 *image, uint64_t cluster)
 	run = (struct cluster_run){step.reused, CLUSTER};
 	if (!step.reused)
 		ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
-	qcow2_write_end(image, &step, &run, 1);
+	ck_assert_int_eq(qcow2_write_end(image, &step, &run, 1, &err), 0);
 	return run.offset;
 }
 
@@ -530,6 +530,64 @@ START_TEST(what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhi
 }
 END_TEST
 
+/* Entry 3 of the first table is this, as a stranger may have written it: a guest's write there. */
+static int write_over(uint64_t entry, bool zeroes)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t table = image->l1[0] & QCOW2_OFFSET_MASK;
+	struct write_step step;
+	int r;
+
+	qcow2_free(image);
+	image = open_again();
+	tiny_image_store(image->fd, table + 3 * 8, entry);
+	memset(slots, 0, sizeof(slots));
+	qcow2_writes_begin(image, slots, &hooks);
+	r = zeroes ? qcow2_write_zeroes(image, 3, 1, false, &err)
+		   : qcow2_write_begin(image, 3 * CLUSTER, CLUSTER, &step, &err);
+	if (!zeroes && r == 0)
+		qcow2_write_abandon(image, &step);
+	end(image);
+	return r;
+}
+
+START_TEST(nothing_that_a_stranger_made_an_entry_name_is_written_or_given_back)
+{
+	static const uint64_t strangers[] = {
+		QCOW2_COMPRESSED, /* the header */
+		QCOW2_COMPRESSED | (TINY_L1 * CLUSTER + 512),
+		QCOW2_COMPRESSED | (UINT64_C(1) << 40),
+		(1 * CLUSTER) | QCOW2_COPIED,	    /* the refcount table */
+		(2 * CLUSTER) | QCOW2_COPIED,	    /* its block */
+		(TINY_L2 * CLUSTER) | QCOW2_COPIED, /* the table itself */
+		(5 * CLUSTER) | QCOW2_COPIED,	    /* where the file ends: the next zone */
+		(99 * CLUSTER) | QCOW2_COPIED,
+	};
+
+	for (size_t i = 0; i < sizeof(strangers) / sizeof(strangers[0]); i++) {
+		ck_assert_msg(write_over(strangers[i], false) == -1, "entry %zu", i);
+		ck_assert_msg(write_over(strangers[i], true) == -1, "entry %zu, zeroed", i);
+	}
+}
+END_TEST
+
+START_TEST(a_place_behind_the_files_end_is_not_believed_when_the_file_has_grown)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t table = image->l1[0] & QCOW2_OFFSET_MASK;
+	struct extent extent;
+
+	qcow2_free(image);
+	image = open_again();
+	tiny_image_store(image->fd, table + 3 * 8, (7 * CLUSTER) | QCOW2_COPIED);
+	memset(slots, 0, sizeof(slots));
+	qcow2_writes_begin(image, slots, &hooks);
+	ck_assert_int_eq(qcow2_zone_make(image, 64, ZONE_DURABLE, &err), 0);
+	ck_assert_int_eq(qcow2_map(image, 3 * CLUSTER, CLUSTER, &extent, &err), -1);
+	end(image);
+}
+END_TEST
+
 START_TEST(when_the_pending_map_is_full_it_is_written_back)
 {
 	struct qcow2 *image = begin(3);
@@ -561,4 +619,6 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
 	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
+	nothing_that_a_stranger_made_an_entry_name_is_written_or_given_back,
+	a_place_behind_the_files_end_is_not_believed_when_the_file_has_grown,
 	when_the_pending_map_is_full_it_is_written_back)

@@ -53,7 +53,7 @@ static void leave_a_slot(const struct qcow2 *image, const char *boot_id)
 	struct write_log *log = open_log(image, boot_id, true);
 
 	write_log_slots(log)[7] = (struct pending_slot){.cluster = 8, .entry = 1};
-	write_log_free(log, true);
+	write_log_free(log);
 }
 
 /* The number of the first slot's cluster in the log of this image, 0 where all are free. */
@@ -64,7 +64,7 @@ static uint64_t found(const struct qcow2 *image, const char *boot_id)
 
 	for (uint32_t i = 0; i < PENDING_SLOTS && cluster == 0; i++)
 		cluster = write_log_slots(log)[i].cluster;
-	write_log_free(log, true);
+	write_log_free(log);
 	return cluster;
 }
 
@@ -94,11 +94,28 @@ static int refuse(const struct qcow2 *image)
 START_TEST(what_is_kept_is_found_by_the_next_process_of_the_boot)
 {
 	struct qcow2 *image = begin();
+	struct write_log *log;
 
 	leave_a_slot(image, "boot");
 	ck_assert_uint_eq(found(image, "boot"), 8);
-	write_log_free(open_log(image, "boot", true), false);
+	log = open_log(image, "boot", true);
+	write_log_remove(log);
+	write_log_free(log);
 	ck_assert_int_eq(access(name_of_log(image), F_OK), -1);
+	ck_assert_uint_eq(found(image, "boot"), 0);
+	end(image);
+}
+END_TEST
+
+START_TEST(a_log_that_was_made_void_holds_nothing)
+{
+	struct qcow2 *image = begin();
+	struct write_log *log;
+
+	leave_a_slot(image, "boot");
+	log = open_log(image, "boot", true);
+	write_log_void(log);
+	write_log_free(log);
 	ck_assert_uint_eq(found(image, "boot"), 0);
 	end(image);
 }
@@ -111,7 +128,7 @@ START_TEST(without_a_need_none_is_made)
 	ck_assert_ptr_null(open_log(image, "boot", false));
 	ck_assert_int_eq(access(name_of_log(image), F_OK), -1);
 	leave_a_slot(image, "boot");
-	write_log_free(open_log(image, "boot", false), true);
+	write_log_free(open_log(image, "boot", false));
 	end(image);
 }
 END_TEST
@@ -235,7 +252,8 @@ START_TEST(a_file_of_another_user_is_refused)
 END_TEST
 
 UNIT_MAIN("write_log", what_is_kept_is_found_by_the_next_process_of_the_boot,
-	without_a_need_none_is_made, a_log_of_another_boot_is_begun_anew,
+	a_log_that_was_made_void_holds_nothing, without_a_need_none_is_made,
+	a_log_of_another_boot_is_begun_anew,
 	a_log_of_another_leaf_with_the_same_number_is_begun_anew,
 	a_log_of_a_leaf_that_was_made_anew_in_place_is_begun_anew,
 	a_log_that_was_being_begun_holds_nothing, a_log_that_is_short_is_made_whole,
