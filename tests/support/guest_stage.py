@@ -169,12 +169,14 @@ class Stage:
             return file.read().rsplit(")", 1)[1].split()[0] != "T"
 
     def check_clean(self, leaf):
-        """At the latest when it was attached once more nothing is leaked."""
+        """Nothing is leaked, at the latest when the leaf was attached once more after a death.  A header of 512 bytes has no room to say
+        where something leaked when imaged was killed."""
         images.check_no_error(leaf)
-        if self.system.worker_count != len(self.system.workers):
+        if self.system.worker_count != len(self.system.workers) or "kill_imaged" in self.done:
             self.system.attach(leaf, device=self.device)
             wait_until(lambda: self.system.try_detach(self.device), f"detaching {self.device}", 30)
-        images.check_clean(leaf)
+        if self.chain.cluster > 512 or "kill_imaged" not in self.done:
+            images.check_clean(leaf)
 
     def judge(self, model, check_leaf):
         check_leaf(self.chain.leaf)
