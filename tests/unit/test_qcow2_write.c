@@ -2,6 +2,20 @@
 /* Guests' writes: where they go, what is pending, and what a write-back leaves. */
 #include "tests/unit/write_fixture.h"
 
+/* What others do while somebody flushes, once. */
+static void (*during_flush)(struct qcow2 *image);
+static struct qcow2 *flushed_image;
+
+int fdatasync(int fd)
+{
+	void (*happens)(struct qcow2 * image) = during_flush;
+
+	during_flush = NULL;
+	if (happens)
+		happens(flushed_image);
+	return fsync(fd);
+}
+
 START_TEST(a_new_cluster_is_in_effect_before_the_file_names_it)
 {
 	struct qcow2 *image = begin(3);

@@ -37,20 +37,6 @@ static UNUSED void wait_for_requests(void *owner)
 	waits++;
 }
 
-/* What others do while somebody flushes, once. */
-static void (*during_flush)(struct qcow2 *image);
-static struct qcow2 *flushed_image;
-
-int fdatasync(int fd)
-{
-	void (*happens)(struct qcow2 * image) = during_flush;
-
-	during_flush = NULL;
-	if (happens)
-		happens(flushed_image);
-	return fsync(fd);
-}
-
 static const struct write_hooks hooks = {.wake = wake, .wait = wait_for_requests};
 
 static UNUSED struct qcow2 *open_again(void)
