@@ -98,6 +98,10 @@ static int look_at(struct qcow2 *image, uint64_t index, struct batch *batch, str
 
 	if (qcow2_table_is_owned(image, index))
 		return 0;
+	if (old != 0 && is_refcount_block(image, old))
+		return err_set(err,
+			"%s is corrupt: the L2 table at offset 0x%llx is a refcount block",
+			image->path, (unsigned long long)old);
 	/* Its place in the file is checked where tables are read. */
 	if (old != 0 && qcow2_l2_table(image, index << (image->header.cluster_bits * 2 - 3), &table,
 				err) < 0)
@@ -108,10 +112,6 @@ static int look_at(struct qcow2 *image, uint64_t index, struct batch *batch, str
 	if (old != 0 && count == 0)
 		return err_set(err,
 			"%s is corrupt: the L2 table at offset 0x%llx is counted as free",
-			image->path, (unsigned long long)old);
-	if (old != 0 && is_refcount_block(image, old))
-		return err_set(err,
-			"%s is corrupt: the L2 table at offset 0x%llx is a refcount block",
 			image->path, (unsigned long long)old);
 	if (count == 1) {
 		now_owned(image, index);

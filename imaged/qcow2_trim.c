@@ -18,6 +18,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_tables.h"
 #include "imaged/qcow2_update.h"
+#include "imaged/qcow2_walk.h"
 #include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 
@@ -27,7 +28,13 @@ struct freed {
 	bool is_changed;
 };
 
-/* Lowers what is counted higher than it is used.  A cluster of the active disk keeps its count: its entry's flag goes with it. */
+/* The entry of a plain cluster has a flag that goes with its count; compressed ones have none, and share clusters. */
+static bool must_keep_count(const struct cluster_count *cluster)
+{
+	return cluster->is_active && cluster->kind != REFERENCE_COMPRESSED;
+}
+
+/* Lowers what is counted higher than it is used.  A plain cluster of the active disk keeps its count. */
 static int lower_leaks(struct qcow2 *image, const struct reference_counts *counts,
 	struct freed *freed, struct err *err)
 {
@@ -45,7 +52,7 @@ static int lower_leaks(struct qcow2 *image, const struct reference_counts *count
 				"%s is corrupt: cluster %llu has %u users and is counted %llu times",
 				image->path, (unsigned long long)(counts->first + i),
 				cluster->count, (unsigned long long)on_disk);
-		if (outcome < 0 || on_disk == cluster->count || cluster->is_active)
+		if (outcome < 0 || on_disk == cluster->count || must_keep_count(cluster))
 			continue;
 		outcome = qcow2_refcount_write(image, counts->first + i, 1, cluster->count, err);
 		freed->is_changed = true;
