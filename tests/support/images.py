@@ -111,7 +111,8 @@ def digest(path):
 def pattern(length, seed):
     """Incompressible bytes, the same for the same seed."""
     import random
-    return random.Random(seed).randbytes(length)
+    draw, most = random.Random(seed), 64 * MIB  # randbytes takes less than 256 MiB
+    return b"".join(draw.randbytes(min(most, length - done)) for done in range(0, length, most))
 
 
 def disk_usage(path):
