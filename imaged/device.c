@@ -21,6 +21,7 @@
 #include "imaged/stream.h"
 #include "schemas/errors.gen.h"
 
+#define COMPLAINTS_MS  1000
 #define LATE_BYTES_MAX 4096
 #define HOLD_MS \
 	15000 /* guests of a failed device wait so long for it to be attached anew, then they get errors */
@@ -237,6 +238,7 @@ static int open_device(struct device *device, const struct device_attach *attach
 		return -1;
 	}
 	device->guest_size = chain->size;
+	device->guest_file = device->file;
 	atomic_store(&device->copies_on_read, attach->copy_on_read && device->leaf);
 	device->is_served = true;
 	return 0;
@@ -473,6 +475,14 @@ void device_tidy(struct device *device)
 		atomic_store(&device->needs_tidying, true);
 	else if (was_waiting && !device->stream)
 		device_trim_if_idle(device);
+}
+
+bool device_may_complain(struct device *device)
+{
+	uint64_t now_ms = clock_monotonic_ms(), last_ms = atomic_load(&device->complained_ms);
+
+	return (last_ms == 0 || now_ms >= last_ms + COMPLAINTS_MS) &&
+	       atomic_compare_exchange_strong(&device->complained_ms, &last_ms, now_ms);
 }
 
 void device_touch(struct device *device, uint64_t offset, uint64_t length)

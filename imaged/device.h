@@ -67,6 +67,7 @@ struct device {
 	struct gate gate;   /* each of their requests is inside; what follows changes only while it is closed */
 	bool is_served;	    /* `live` is there */
 	uint64_t guest_size;
+	struct device_file guest_file; /* which it is: a guest stays with the file that it was connected to */
 	atomic_uint_fast64_t held_until_ms; /* the strand keeps the gate closed, at most so long; 0: it does not */
 	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
 	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
@@ -135,6 +136,8 @@ uint64_t device_draw_id(struct device *device);
 /* Any thread: whether it drew this id. */
 bool device_has_drawn(const struct device *device, uint64_t id);
 
+/* Any thread: whether something a guest asked for may be logged as gone wrong: not more often than once a second. */
+bool device_may_complain(struct device *device);
 /* Any thread: the guest begins to change these bytes; no reservation made before may be mapped there. */
 void device_touch(struct device *device, uint64_t offset, uint64_t length);
 

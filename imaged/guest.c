@@ -15,6 +15,7 @@ struct guest {
 	struct device_host *host;
 	struct device *device;
 	uint64_t size;
+	struct device_file file;
 	bool is_writable, are_zeroes_fast;
 };
 
@@ -30,6 +31,7 @@ static bool look_at(struct guest *guest)
 	bool is_served = device->is_served;
 
 	guest->size = device->guest_size;
+	guest->file = device->guest_file;
 	guest->is_writable = is_served && is_writable(device);
 	guest->are_zeroes_fast =
 		guest->is_writable && device->leaf && device->leaf->header.version >= 3;
@@ -76,13 +78,21 @@ bool guest_zeroes_are_fast(const struct guest *guest)
 
 /* ---- each request */
 
+/* The name alone says nothing: a failed device may have been attached anew with another image. */
+static bool is_same_file(const struct device_file *one, const struct device_file *other)
+{
+	return one->device == other->device && one->inode == other->inode &&
+	       one->block_device == other->block_device;
+}
+
 /* 0: inside.  EIO: the device is not what the client was told. */
 static int enter(struct guest *guest, unsigned *ret_side)
 {
 	struct device *device = guest->device;
 	unsigned side = gate_enter(&device->gate);
 
-	if (device->is_served && device->guest_size == guest->size) {
+	if (device->is_served && device->guest_size == guest->size &&
+		is_same_file(&device->guest_file, &guest->file)) {
 		*ret_side = side;
 		return 0;
 	}
@@ -190,10 +200,12 @@ int guest_sync(struct guest *guest)
 
 	if (number)
 		return number;
+	guest_activity_begin(&device->activity);
 	if (device->raw_fd >= 0)
 		number = guest_raw_flush(device);
 	else if (device->leaf)
 		number = guest_flush(device);
+	guest_activity_end(&device->activity);
 	return leave(guest, side, number);
 }
 

@@ -5,7 +5,7 @@
  *                                                                                    writes: guest_write.c, or the raw file
  *
  * Each request is 0 or an errno number, of itself alone: a layer that can't be read fails that read and nothing else.  While a
- * failed device is attached anew, requests wait; if it comes back with another size, they get EIO.  Any thread, any number at once.
+ * failed device is attached anew, requests wait; if it comes back as another file or size, they get EIO.  Any thread, any number at once.
  * A guest keeps its device from being detached and removed. */
 #ifndef SLUICE_IMAGED_GUEST_H
 #define SLUICE_IMAGED_GUEST_H

@@ -34,7 +34,7 @@ struct guest_activity {
 void guest_activity_init(struct guest_activity *activity);
 void guest_activity_done(struct guest_activity *activity);
 
-/* Around each read, write, zero and discard of a guest; not around flushes, whose time says little about other requests.  At most
+/* Around each read, write, zero, discard and flush of a guest: one that waits for flushes is busy, too.  At most
  * 65,535 at a time. */
 void guest_activity_begin(struct guest_activity *activity);
 void guest_activity_end(struct guest_activity *activity);

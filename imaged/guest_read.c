@@ -14,11 +14,9 @@
 #include "imaged/guest_write.h"
 #include "imaged/keeper.h"
 
-#define COMPLAINTS_MS \
-	1000 /* of one device: not more often than this is logged why a guest's read failed */
 
-/* A thread's means to read compressed clusters; made when first needed. */
-struct expander {
+	/* A thread's means to read compressed clusters; made when first needed. */
+	struct expander {
 	struct decompressor *decompressor;
 	unsigned char *stored, *cluster;
 	uint64_t stored_room, cluster_room;
@@ -134,11 +132,7 @@ static int read_bottom(const struct chain_layer *layer, uint64_t offset, uint64_
 
 static int complain(struct device *device, uint64_t offset, const struct err *err)
 {
-	uint64_t now_ms = clock_monotonic_ms();
-	uint64_t last_ms = atomic_load(&device->complained_ms);
-
-	if ((last_ms == 0 || now_ms >= last_ms + COMPLAINTS_MS) &&
-		atomic_compare_exchange_strong(&device->complained_ms, &last_ms, now_ms))
+	if (device_may_complain(device))
 		log_warn("device=%s a guest's read at offset %llu failed: %s", device->name,
 			(unsigned long long)offset, err->text);
 	return err->number ? err->number : EIO;
@@ -154,7 +148,7 @@ static void note_miss(struct device *device, uint64_t offset, uint64_t length)
 		return;
 	if (device_begin_writes(device, &err) == 0)
 		keeper_keep(device->keeper, offset, length);
-	else
+	else if (device_may_complain(device))
 		log_warn("device=%s what guests read is not kept: %s", device->name, err.text);
 }
 

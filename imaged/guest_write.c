@@ -13,6 +13,7 @@
 
 #include "common/check.h"
 #include "common/cleanup.h"
+#include "common/clock.h"
 #include "common/io.h"
 #include "common/log.h"
 #include "common/zero_test.h"
@@ -20,8 +21,11 @@
 #include "imaged/live_chain.h"
 #include "imaged/qcow2_write_back.h"
 
-#define RUNS_MAX     8
-#define ZEROES_BYTES ((size_t)64 << 10)
+#define RUNS_MAX	8
+#define CACHE_BYTES_MAX (UINT64_C(64) << 20)
+#define CACHE_US_MAX	UINT64_C(200000)
+#define CACHE_PIECE	(UINT64_C(256) << 10)
+#define ZEROES_BYTES	((size_t)64 << 10)
 
 static const unsigned char zeroes[ZEROES_BYTES];
 
@@ -42,18 +46,27 @@ bool guest_can_write(const struct device *device)
 }
 
 /* Everything is ready for the first write; later a look. */
-static int begin(struct device *device, uint64_t offset, uint64_t length)
+static int begin_writes(struct device *device)
 {
 	struct err err = {0};
 
+	if (device_begin_writes(device, &err) == 0)
+		return 0;
+	if (device_may_complain(device))
+		log_error("device=%s a guest cannot write: %s", device->name, err.text);
+	return to_number(&err);
+}
+
+static int begin(struct device *device, uint64_t offset, uint64_t length)
+{
+	int number;
+
 	if (!device->leaf)
 		return EROFS;
-	if (device_begin_writes(device, &err) < 0) {
-		log_error("device=%s a guest cannot write: %s", device->name, err.text);
-		return to_number(&err);
-	}
-	device_touch(device, offset, length);
-	return 0;
+	number = begin_writes(device);
+	if (number == 0)
+		device_touch(device, offset, length);
+	return number;
 }
 
 /* In pieces that end between two sectors: a power cut leaves each as it was, or zeroes. */
@@ -484,13 +497,21 @@ int guest_keep(struct device *device, uint64_t offset, uint64_t length)
 	return number;
 }
 
+/* A client only hints: one request takes no more than this, or a job's end and the device's close would wait for it. */
 int guest_cache(struct device *device, uint64_t offset, uint64_t length)
 {
-	struct err err = {0};
+	uint64_t end = offset + (length < CACHE_BYTES_MAX ? length : CACHE_BYTES_MAX);
+	uint64_t deadline_us = clock_monotonic_us() + CACHE_US_MAX;
+	int number = 0;
 
 	if (!device->leaf)
 		return 0;
-	if (device_begin_writes(device, &err) < 0)
-		return to_number(&err);
-	return guest_keep(device, offset, length);
+	number = begin_writes(device);
+	while (number == 0 && offset < end && clock_monotonic_us() < deadline_us) {
+		uint64_t piece = end - offset < CACHE_PIECE ? end - offset : CACHE_PIECE;
+
+		number = guest_keep(device, offset, piece);
+		offset += piece;
+	}
+	return number;
 }

@@ -16,7 +16,7 @@ int guest_write(struct device *device, const void *buffer, uint64_t offset, uint
 int guest_zero(struct device *device, uint64_t offset, uint64_t length, bool may_trim);
 int guest_trim(struct device *device, uint64_t offset, uint64_t length);
 int guest_flush(struct device *device);
-/* Copies what lies below the leaf here into it: at once. */
+/* Copies what lies below the leaf here into it, as far as that goes in a short time. */
 int guest_cache(struct device *device, uint64_t offset, uint64_t length);
 /* The same for the thread in the background (keeper.h), where writes are begun. */
 int guest_keep(struct device *device, uint64_t offset, uint64_t length);

@@ -17,7 +17,7 @@
 
 #define THREADS 4
 #define HOLD_BACK_MS \
-	3000	       /* what guests have asked for may take that long to be answered at the end */
+	5000	       /* what guests have asked for may take that long to be answered at the end */
 #define REPLIES_MS 100 /* between the last answer and the end: so that it has left for the client */
 
 struct service {
