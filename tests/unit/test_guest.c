@@ -250,6 +250,29 @@ START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
 }
 END_TEST
 
+START_TEST(a_guest_never_gets_into_another_file_of_the_same_name_and_size)
+{
+	struct err err = {0};
+	struct guest *guest;
+	char byte;
+
+	fixture_begin(&f);
+	fixture_make_base(&f, "other.raw", 'o');
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	guest = guest_open(&f.host, "d");
+	atomic_store(&f.device->has_raw_failed, true);
+	ck_assert(device_notice_failure(f.device, &err));
+	ck_assert_int_eq(attach_raw("other.raw"), 0);
+	ck_assert_int_eq(guest_pread(guest, &byte, 0, 1), EIO);
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EIO);
+	guest_close(guest);
+	guest = guest_open(&f.host, "d");
+	check_read(guest, 0, 1, 'o');
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
 static void *read_a_byte(void *guest)
 {
 	check_read(guest, 0, 1, 'b');
@@ -286,4 +309,5 @@ DEVICE_MAIN("guest", only_the_exact_name_of_an_attached_device_lets_in, a_guest_
 	each_layer_is_read_as_far_as_it_reaches, the_map_tells_data_of_any_layer_and_holes_of_none,
 	nothing_is_written_to_what_is_read_only, a_raw_leaf_is_written_where_the_guest_says,
 	who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same,
+	a_guest_never_gets_into_another_file_of_the_same_name_and_size,
 	what_is_asked_of_a_failed_device_waits_from_its_detaching_to_its_attaching)
