@@ -139,6 +139,18 @@ static unsigned take_runs(struct qcow2 *image, uint64_t clusters, enum zone_kind
 	return count;
 }
 
+/* What a guest's zone has left is durable after a flush, in which no guest waits for anything: a new zone would need two, with
+ * the structure lock held.  Taken before, or guests would take it meanwhile. */
+static int take_fresh_and_flush(struct qcow2 *image, uint64_t clusters,
+	struct cluster_run *ret_runs, unsigned runs_max, unsigned *ret_count, struct err *err)
+{
+	pthread_mutex_lock(&image->lock);
+	if (qcow2_zone_can_serve(image, clusters, runs_max, ZONE_FRESH))
+		*ret_count = take_runs(image, clusters, ZONE_FRESH, ret_runs, runs_max);
+	pthread_mutex_unlock(&image->lock);
+	return *ret_count > 0 ? qcow2_flush(image, err) : 0;
+}
+
 static int take_or_make(struct qcow2 *image, uint64_t clusters, enum zone_kind kind,
 	struct cluster_run *ret_runs, unsigned runs_max, unsigned *ret_count, struct err *err)
 {
@@ -158,7 +170,11 @@ static int take_or_make(struct qcow2 *image, uint64_t clusters, enum zone_kind k
 			return err_set_errno(
 				err, EIO, "%s has failed and must be opened anew", image->path);
 		*ret_count = count;
-		if (count > 0)
+		if (count == 0 && kind == ZONE_DURABLE &&
+			take_fresh_and_flush(image, clusters, ret_runs, runs_max, ret_count, err) <
+				0)
+			return -1;
+		if (*ret_count > 0)
 			return 0;
 		if (is_full)
 			return -1;

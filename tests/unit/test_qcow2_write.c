@@ -158,6 +158,30 @@ START_TEST(fresh_clusters_are_for_guests_alone_until_a_flush)
 }
 END_TEST
 
+START_TEST(what_is_fresh_serves_workers_and_tables_behind_a_flush)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run;
+	size_t zones;
+	unsigned count;
+
+	/* All of the first zone is taken. */
+	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert_int_eq(qcow2_reserve_fresh(
+				 image, image->zones->free.total * CLUSTER, &run, 1, &count, &err),
+		0);
+	ck_assert_int_eq(qcow2_zone_make(image, 600, ZONE_FRESH, &err), 0);
+	ck_assert_uint_eq(image->zones->free.total, 0);
+	zones = image->zones->count;
+	ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert_uint_eq(image->zones->count, zones);
+	ck_assert_uint_eq(image->zones->fresh.total, 0);
+	ck_assert_uint_eq(count_of(image, run.offset), 1);
+	ck_assert(!run_set_overlaps(&image->zones->free, run.offset >> BITS, 1));
+	end(image);
+}
+END_TEST
+
 START_TEST(copy_on_read_never_wins)
 {
 	struct qcow2 *image = begin(3);
@@ -296,7 +320,8 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_zeroed_cluster_is_given_back_only_when_the_file_has_forgotten_it,
 	a_zeroed_cluster_that_keeps_its_space_is_written_in_its_old_place,
 	a_cluster_that_the_file_never_named_is_used_again_after_a_grace_period,
-	fresh_clusters_are_for_guests_alone_until_a_flush, copy_on_read_never_wins,
+	fresh_clusters_are_for_guests_alone_until_a_flush,
+	what_is_fresh_serves_workers_and_tables_behind_a_flush, copy_on_read_never_wins,
 	an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
 	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
