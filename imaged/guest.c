@@ -113,10 +113,21 @@ static int enter_to_write(struct guest *guest, unsigned *ret_side)
 	return EIO; /* it came back read-only */
 }
 
-/* After a request that writes: whether the device is still good is for its strand to find out. */
-static int leave(struct guest *guest, unsigned side, int number)
+/* Begins a request that counts as the guest's work; each is followed by finish(). */
+static int begin(struct guest *guest, bool is_write, unsigned *ret_side)
 {
-	if (number)
+	int number = is_write ? enter_to_write(guest, ret_side) : enter(guest, ret_side);
+
+	if (number == 0)
+		guest_activity_begin(&guest->device->activity);
+	return number;
+}
+
+/* `may_be_lost`: something that was written might be.  Whether the device is still good is for its strand to find out. */
+static int finish(struct guest *guest, unsigned side, int number, bool may_be_lost)
+{
+	guest_activity_end(&guest->device->activity);
+	if (number && may_be_lost)
 		atomic_store(&guest->device->is_suspect, true);
 	gate_leave(&guest->device->gate, side);
 	return number;
@@ -135,78 +146,67 @@ int guest_pread(struct guest *guest, void *ret_bytes, uint64_t offset, uint64_t 
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = enter(guest, &side);
+	int number = begin(guest, false, &side);
 
 	if (number)
 		return number;
-	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_read(device, ret_bytes, offset, length)
 				     : read_chain(device, ret_bytes, offset, length);
-	guest_activity_end(&device->activity);
-	gate_leave(&device->gate, side);
-	return number;
+	return finish(guest, side, number, false);
 }
 
 int guest_pwrite(struct guest *guest, const void *bytes, uint64_t offset, uint64_t length)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = enter_to_write(guest, &side);
+	int number = begin(guest, true, &side);
 
 	if (number)
 		return number;
-	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_write(device, bytes, offset, length)
 				     : guest_write(device, bytes, offset, length);
-	guest_activity_end(&device->activity);
-	return leave(guest, side, number);
+	return finish(guest, side, number, true);
 }
 
 int guest_put_zeroes(struct guest *guest, uint64_t offset, uint64_t length, bool may_trim)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = enter_to_write(guest, &side);
+	int number = begin(guest, true, &side);
 
 	if (number)
 		return number;
-	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_zero(device, offset, length, may_trim)
 				     : guest_zero(device, offset, length, may_trim);
-	guest_activity_end(&device->activity);
-	return leave(guest, side, number);
+	return finish(guest, side, number, true);
 }
 
 int guest_discard(struct guest *guest, uint64_t offset, uint64_t length)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = enter_to_write(guest, &side);
+	int number = begin(guest, true, &side);
 
 	if (number)
 		return number;
-	guest_activity_begin(&device->activity);
 	number = device->raw_fd >= 0 ? guest_raw_trim(device, offset, length)
 				     : guest_trim(device, offset, length);
-	guest_activity_end(&device->activity);
-	return leave(guest, side, number);
+	return finish(guest, side, number, true);
 }
 
 int guest_sync(struct guest *guest)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = enter(guest, &side);
+	int number = begin(guest, false, &side);
 
 	if (number)
 		return number;
-	guest_activity_begin(&device->activity);
 	if (device->raw_fd >= 0)
 		number = guest_raw_flush(device);
 	else if (device->leaf)
 		number = guest_flush(device);
-	guest_activity_end(&device->activity);
-	return leave(guest, side, number);
+	return finish(guest, side, number, true);
 }
 
 int guest_prefetch(struct guest *guest, uint64_t offset, uint64_t length)
