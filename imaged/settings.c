@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "imaged/settings.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "common/program.h"
@@ -49,7 +52,7 @@ static void parse(int argc, char **argv, struct settings *settings)
 		{"nbd-tls", OPTION_TEXT, &settings->tls, "off|on|require",
 			"Whether guests may, or must, encrypt (default: off)."},
 		{"nbd-tls-certificates", OPTION_TEXT, &settings->tls_certificates, "DIR",
-			"The server's certificate and key, as nbdkit-tls(1) has it."},
+			"The server's certificate and key, as nbdkit-tls(1) has it: ca-cert.pem, server-cert.pem, server-key.pem."},
 		{"nbd-tls-psk", OPTION_TEXT, &settings->tls_psk, "FILE",
 			"Names and keys that guests and this server share."},
 		{"nbd-group", OPTION_TEXT, &settings->group, "GROUP",
@@ -104,6 +107,24 @@ static void check_nbd(const struct settings *settings)
 			"--nbd-tls-certificates and --nbd-tls-psk need --nbd-tls on or require");
 	if (settings->tls_certificates && settings->tls_psk)
 		settings_refuse("--nbd-tls-certificates and --nbd-tls-psk exclude each other");
+	if (settings_use_tls(settings) && !settings->tls_certificates && !settings->tls_psk)
+		settings_refuse(
+			"--nbd-tls on and require need --nbd-tls-certificates or --nbd-tls-psk");
+}
+
+/* nbdkit goes on without TLS where one of these is missing, if clients may do without. */
+static int check_certificates(const struct settings *settings, struct err *err)
+{
+	static const char *const names[] = {"ca-cert.pem", "server-cert.pem", "server-key.pem"};
+
+	for (size_t i = 0; settings->tls_certificates && i < sizeof names / sizeof names[0]; i++) {
+		char path[PATH_MAX];
+
+		snprintf(path, sizeof path, "%s/%s", settings->tls_certificates, names[i]);
+		if (access(path, R_OK) < 0)
+			return err_set_errno(err, errno, "cannot read %s", path);
+	}
+	return 0;
 }
 
 static void check(const struct settings *settings)
@@ -147,7 +168,7 @@ int settings_read(int argc, char **argv, struct settings *settings, struct err *
 	if (find_defaults(settings, err) < 0)
 		return -1;
 	check(settings);
-	return 0;
+	return check_certificates(settings, err);
 }
 
 bool settings_serve_guests(const struct settings *settings)

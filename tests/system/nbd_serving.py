@@ -438,8 +438,10 @@ def an_address_that_strangers_reach_is_refused(place):
         words = [word for address in options for word in ("--nbd", address)]
         done = place.call("sluice-imaged", "--root", place.path, *words, status=status)
         check_equal(done.stderr.count("\n"), 1, f"lines for {options}: {done.stderr}")
-    for words in (["--nbd-tls", "maybe"], ["--nbd-tls-psk", "x"], ["--nbd-tls", "on", "--nbd-tls-psk", "x", "--nbd-tls-certificates", "y"]):
+    for words in (["--nbd-tls", "maybe"], ["--nbd-tls-psk", "x"], ["--nbd-tls", "on"], ["--nbd-tls", "require"], ["--nbd-tls", "on", "--nbd-tls-psk", "x", "--nbd-tls-certificates", "y"]):
         place.call("sluice-imaged", "--root", place.path, *words, status=2)
+    done = place.call("sluice-imaged", "--root", place.path, "--nbd-tls", "on", "--nbd-tls-certificates", place.path, status=1)
+    check("ca-cert.pem" in done.stderr, f"which certificate is missing: {done.stderr}")
     done = place.call("sluice-imaged", "--root", place.path, "--nbd-group", "no-such-group", status=1)
     check("no-such-group" in done.stderr and not os.path.exists(place.run_dir / "nbd"), "an unknown group")
     imaged = place.start("sluice-imaged", "--root", place.path, "--nbd", "tcp:0.0.0.0:0", "--insecure")
