@@ -5,8 +5,9 @@
 What a guest feels: fio's nbd engine on Sluice and on qemu-storage-daemon's NBD export, in turns: random reads and writes of 4 KiB, one or
 sixteen in flight, on an idle device and while a job copies into it (ours with its defaults, the peer's without a limit).  Leaf: an empty
 overlay of 64 KiB clusters on a raw base of incompressible bytes, fresh for each measurement, all in the page cache.  A job that ends before the
-time is over is followed by another on a fresh leaf.  Prints medians over the turns of operations a second, of latencies in microseconds and
-of the MiB a second that jobs copied meanwhile, then imaged's memory with a device of 1 TiB under random load.
+time is over is followed by another on a fresh leaf.  Prints medians over the turns of operations a second, of latencies in microseconds, of
+the MiB a second that jobs copied meanwhile, and of how busy fio was, in percent of one processor: near 100 it is fio that is measured.  Then
+imaged's memory with a device of 1 TiB under random load.
 
 A case is {read,write}-{1,16}-{idle,stream}, or `memory`; parts of names choose all that contain them.  SLUICE_BIN names the folder with
 Sluice's programs."""
@@ -34,7 +35,7 @@ from sluice_wire import CommandError
 from system import System
 
 RAMP = 0.5  # seconds that fio runs before it counts
-FIGURES = ("iops", "p50", "p99", "p99.9", "max", "copy")
+FIGURES = ("iops", "p50", "p99", "p99.9", "max", "copy", "client")
 
 
 class Sluice:
@@ -116,7 +117,7 @@ class Fio:
                                       stdin=subprocess.DEVNULL, cwd=folder)
 
     def end(self, early=False):
-        """(seconds that were counted, {latency in nanoseconds: how often})."""
+        """(seconds that were counted, {latency in nanoseconds: how often}, the longest, fio's own percentage of a processor)."""
         if early:
             self.child.send_signal(signal.SIGINT)
         status = self.child.wait()
@@ -126,18 +127,19 @@ class Fio:
             raise RuntimeError(f"fio ended with {status}: {text[:2000]}")
         side = job["read"] if job["read"]["total_ios"] else job["write"]
         bins = side["clat_ns"].get("bins", {})
-        return side["runtime"] / 1000, {int(value): count for value, count in bins.items()}, side["clat_ns"]["max"]
+        return side["runtime"] / 1000, {int(value): count for value, count in bins.items()}, side["clat_ns"]["max"], job["usr_cpu"] + job["sys_cpu"]
 
 
 def figures(slices):
     """Of all slices together; latencies in microseconds."""
     seconds = sum(one[0] for one in slices)
     counts = {}
-    for _, bins, _ in slices:
+    for _, bins, _, _ in slices:
         for value, count in bins.items():
             counts[value] = counts.get(value, 0) + count
     total = sum(counts.values())
-    found = {"iops": total / seconds if seconds else 0, "max": max(one[2] for one in slices) / 1000}
+    found = {"iops": total / seconds if seconds else 0, "max": max(one[2] for one in slices) / 1000,
+             "client": sum(one[0] * one[3] for one in slices) / seconds if seconds else 0}
     for name, part in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
         seen = itertools.accumulate((counts[value] for value in sorted(counts)))
         found[name] = next((value for value, sum_so_far in zip(sorted(counts), seen) if sum_so_far >= part * total), 0) / 1000
