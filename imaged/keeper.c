@@ -63,16 +63,19 @@ static int keep_house(struct keeper *keeper)
 	struct range range;
 	struct err err;
 
-	if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
+	if (qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
 		return -1;
 	if (is_pending_much(image) && qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
+		return -1;
+	if (qcow2_zone_look_ahead(image, &err) < 0)
 		return -1;
 	if (qcow2_forget(image, &err) < 0)
 		return -1;
 	while (take_range(keeper, &range)) {
 		/* Not inside the gate: it reads none of the leaf's clusters, and who closes the gate waits for this thread. */
 		(void)guest_keep(keeper->device, range.offset, range.length);
-		if (qcow2_zone_wanted(image) && qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
+		if (qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0 ||
+			qcow2_zone_look_ahead(image, &err) < 0)
 			return -1;
 	}
 	return 0;

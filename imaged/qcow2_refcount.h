@@ -71,18 +71,24 @@ int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *er
  * and third are one where no new block is counted by an old one. */
 struct refcount_growth {
 	uint64_t first, usable, end; /* clusters; all of [first, end) get count 1 */
-	uint64_t blocks;	     /* new blocks, the first at `first` */
-	uint64_t table_clusters;     /* of a new, larger table; 0: the old one stays */
+	uint64_t ahead;		 /* clusters behind `end` that get blocks as well, and count 0 */
+	uint64_t blocks;	 /* new blocks, the first at `first` */
+	uint64_t table_clusters; /* of a new, larger table; 0: the old one stays */
 	uint64_t table_entries;
 	const uint64_t
 		*extra; /* numbers of missing blocks below `first` to be made too, ascending */
 	size_t extra_count;
 };
 
+struct refcount_wish {
+	uint64_t first, want, ahead;
+	const uint64_t *extra; /* as in struct refcount_growth; borrowed as long as that is used */
+	size_t extra_count;
+};
+
 /* PURE but for image->refcounts: the layout for `want` usable clusters from `first` on. */
-int MUST_CHECK qcow2_refcount_plan(const struct qcow2 *image, uint64_t first, uint64_t want,
-	const uint64_t *extra, size_t extra_count, struct refcount_growth *ret_growth,
-	struct err *err);
+int MUST_CHECK qcow2_refcount_plan(const struct qcow2 *image, const struct refcount_wish *wish,
+	struct refcount_growth *ret_growth, struct err *err);
 /* Takes the steps, without the image's lock but with the structure lock held (qcow2_head.h); on failure after the first of them
  * the image has failed.  The counts of an old table are lowered. */
 int MUST_CHECK qcow2_refcount_grow(

@@ -34,36 +34,45 @@ static uint64_t missing_blocks(
 	return missing;
 }
 
-int qcow2_refcount_plan(const struct qcow2 *image, uint64_t first, uint64_t want,
-	const uint64_t *extra, size_t extra_count, struct refcount_growth *ret_growth,
-	struct err *err)
+/* One past the last cluster that gets a block. */
+static uint64_t covered_end(const struct refcount_growth *growth)
+{
+	return growth->end + growth->ahead;
+}
+
+int qcow2_refcount_plan(const struct qcow2 *image, const struct refcount_wish *wish,
+	struct refcount_growth *ret_growth, struct err *err)
 {
 	const struct qcow2_refcounts *refcounts = image->refcounts;
-	uint64_t per_cluster = image->header.cluster_size / 8;
-	struct refcount_growth growth = {
-		.first = first, .end = first + want, .extra = extra, .extra_count = extra_count};
+	uint64_t per_cluster = image->header.cluster_size / 8, first = wish->first;
+	struct refcount_growth growth = {.first = first,
+		.end = first + wish->want,
+		.ahead = wish->ahead,
+		.extra = wish->extra,
+		.extra_count = wish->extra_count};
 	uint64_t before;
 
 	/* An extra block that the range itself needs is counted once only. */
 	while (growth.extra_count > 0 &&
-		extra[growth.extra_count - 1] >= first / refcounts->block_entries)
+		growth.extra[growth.extra_count - 1] >= first / refcounts->block_entries)
 		growth.extra_count--;
-	if (growth.extra_count < extra_count && growth.end == first)
+	if (growth.extra_count < wish->extra_count && growth.end == first)
 		growth.end++;
 	do {
-		uint64_t last =
-			growth.end > first ? (growth.end - 1) / refcounts->block_entries : 0;
+		uint64_t last = growth.end > first
+					? (covered_end(&growth) - 1) / refcounts->block_entries
+					: 0;
 
 		before = growth.end;
 		growth.blocks = growth.extra_count;
 		if (growth.end > first)
-			growth.blocks += missing_blocks(refcounts, first, growth.end);
+			growth.blocks += missing_blocks(refcounts, first, covered_end(&growth));
 		if (last >= refcounts->entries) {
 			growth.table_clusters = (last + last / 2) / per_cluster + 1;
 			growth.table_entries = growth.table_clusters * per_cluster;
 		}
 		growth.usable = first + growth.blocks + growth.table_clusters;
-		growth.end = growth.usable + want;
+		growth.end = growth.usable + wish->want;
 		if (growth.end < before)
 			growth.end = before;
 	} while (growth.end != before);
@@ -93,7 +102,8 @@ static int for_each_new_block(struct qcow2 *image, const struct refcount_growth 
 			return -1;
 	}
 	for (uint64_t block = growth->first / per_block;
-		growth->end > growth->first && block <= (growth->end - 1) / per_block; block++) {
+		growth->end > growth->first && block <= (covered_end(growth) - 1) / per_block;
+		block++) {
 		/* link_blocks enters numbers as it goes: a block of ours is no longer missing then. */
 		if (position < growth->blocks && block_is_missing(image->refcounts, block) &&
 			each(image, growth, block, position++, owner, err) < 0)

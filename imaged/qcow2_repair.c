@@ -38,6 +38,7 @@ static int make_missing_blocks(
 	struct qcow2_refcounts *refcounts = image->refcounts;
 	CLEANUP_FREE uint64_t *missing =
 		must_calloc(counts->count / refcounts->block_entries + 2, 8);
+	struct refcount_wish wish;
 	struct refcount_growth growth;
 	uint64_t end = 0, used = 0;
 	size_t count = 0;
@@ -59,8 +60,9 @@ static int make_missing_blocks(
 	pthread_mutex_unlock(&image->lock);
 	if (outcome < 0 || file_clusters(image, &end, err) < 0)
 		return -1;
-	if (qcow2_refcount_plan(image, end > used ? end : used, 0, missing, count, &growth, err) <
-			0 ||
+	wish = (struct refcount_wish){
+		.first = end > used ? end : used, .extra = missing, .extra_count = count};
+	if (qcow2_refcount_plan(image, &wish, &growth, err) < 0 ||
 		qcow2_refcount_grow(image, &growth, err) < 0)
 		return -1;
 	return 1;

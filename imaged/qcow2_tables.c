@@ -155,7 +155,7 @@ static int collect(struct qcow2 *image, struct wanted *wanted, struct batch *bat
 static void give_up(struct qcow2 *image, const struct batch *batch)
 {
 	for (uint64_t i = 0; i < batch->count && batch->tables[i].host != 0; i++)
-		qcow2_release(image, batch->tables[i].host, image->header.cluster_size);
+		qcow2_release_fresh(image, batch->tables[i].host, image->header.cluster_size);
 }
 
 static int find_places(struct qcow2 *image, struct batch *batch, struct err *err)
@@ -167,8 +167,9 @@ static int find_places(struct qcow2 *image, struct batch *batch, struct err *err
 	while (placed < batch->count) {
 		unsigned count;
 
-		if (qcow2_reserve(image, (batch->count - placed) * cluster, runs, RUNS_AT_ONCE,
-			    &count, err) < 0)
+		/* The flush before they are linked makes their counts durable, too. */
+		if (qcow2_reserve_fresh(image, (batch->count - placed) * cluster, runs,
+			    RUNS_AT_ONCE, &count, err) < 0)
 			return -1;
 		for (unsigned i = 0; i < count; i++) {
 			for (uint64_t at = 0; at < runs[i].length; at += cluster)
@@ -312,7 +313,8 @@ static int make_batch(struct qcow2 *image, struct batch *batch, struct err *err)
 	return outcome;
 }
 
-static int prepare(struct qcow2 *image, struct wanted *wanted, struct err *err)
+static int prepare(
+	struct qcow2 *image, struct wanted *wanted, bool *ret_has_flushed, struct err *err)
 {
 	struct batch batch = {.most = BATCH_BYTES / image->header.cluster_size};
 	int outcome = 0;
@@ -320,11 +322,14 @@ static int prepare(struct qcow2 *image, struct wanted *wanted, struct err *err)
 	if (batch.most > wanted->end - wanted->next)
 		batch.most = wanted->end - wanted->next;
 	batch.tables = must_calloc(batch.most + 1, sizeof(*batch.tables));
+	*ret_has_flushed = false;
 	pthread_mutex_lock(&image->tables->lock);
 	while (outcome == 0 && wanted->next < wanted->end) {
 		outcome = collect(image, wanted, &batch, err);
-		if (outcome == 0 && batch.count > 0)
+		if (outcome == 0 && batch.count > 0) {
 			outcome = make_batch(image, &batch, err);
+			*ret_has_flushed = true;
+		}
 	}
 	pthread_mutex_unlock(&image->tables->lock);
 	free(batch.tables);
@@ -337,14 +342,16 @@ int qcow2_prepare_tables(struct qcow2 *image, uint64_t offset, uint64_t length, 
 	struct wanted wanted = {
 		.next = offset >> span_bits, .end = ((offset + length - 1) >> span_bits) + 1};
 
+	bool has_flushed;
+
 	bug_if(length == 0 || wanted.end > image->header.l1_entries);
-	return prepare(image, &wanted, err);
+	return prepare(image, &wanted, &has_flushed, err);
 }
 
-int qcow2_prepare_listed_tables(
-	struct qcow2 *image, const uint64_t *indices, uint64_t count, struct err *err)
+int qcow2_prepare_listed_tables(struct qcow2 *image, const uint64_t *indices, uint64_t count,
+	bool *ret_has_flushed, struct err *err)
 {
 	struct wanted wanted = {.list = indices, .end = count};
 
-	return count > 0 ? prepare(image, &wanted, err) : 0;
+	return prepare(image, &wanted, ret_has_flushed, err);
 }

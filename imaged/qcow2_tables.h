@@ -19,9 +19,10 @@ struct qcow2_tables {
 
 void qcow2_tables_load(struct qcow2 *image);
 void qcow2_tables_free(struct qcow2_tables *tables);
-/* As qcow2_prepare_tables(), for the tables of these L1 entries, which ascend. */
-int MUST_CHECK qcow2_prepare_listed_tables(
-	struct qcow2 *image, const uint64_t *indices, uint64_t count, struct err *err);
+/* As qcow2_prepare_tables(), for the tables of these L1 entries, which ascend.  *ret_has_flushed: all that was written before the
+ * call is durable, since a table was made. */
+int MUST_CHECK qcow2_prepare_listed_tables(struct qcow2 *image, const uint64_t *indices,
+	uint64_t count, bool *ret_has_flushed, struct err *err);
 /* With the image's lock held. */
 bool qcow2_table_is_owned(const struct qcow2 *image, uint64_t l1_index);
 

@@ -128,9 +128,12 @@ static int shed_free(struct qcow2 *image, struct freed *freed, struct err *err)
 	struct run_set shed = {.runs = NULL};
 	int outcome;
 
+	/* From here on nobody moves the end: there are no fresh zones, and the structure lock is held. */
+	pthread_mutex_lock(&image->zones->end_lock);
 	pthread_mutex_lock(&image->lock);
-	qcow2_zone_end_freshness(image);
 	image->zones->named_until = 0;
+	pthread_mutex_unlock(&image->zones->end_lock);
+	qcow2_zone_end_freshness(image);
 	freed->is_changed |= set->count > 0;
 	while (set->count > 0) {
 		struct run run = set->runs[set->count - 1];

@@ -240,17 +240,21 @@ static void hand_over(struct qcow2 *image, struct batch *batch)
 		writes->hooks.wake(writes->hooks.owner);
 	pthread_mutex_unlock(&image->lock);
 	if (left_out > 0)
-		log_warn("%s: %zu runs of clusters that guests gave up leak",
-			image->path, left_out);
+		log_warn(
+			"%s: %zu runs of clusters that guests gave up leak", image->path, left_out);
 }
 
 static int write_back_batch(
 	struct qcow2 *image, struct batch *batch, enum write_back how, struct err *err)
 {
+	bool has_flushed;
+
 	find_tables(image, batch);
-	if (announce(image, batch, err) < 0 ||
-		qcow2_prepare_listed_tables(image, batch->tables, batch->table_count, err) < 0 ||
-		qcow2_flush(image, err) < 0 || write_entries(image, batch, err) < 0)
+	if (announce(image, batch, err) < 0 || qcow2_prepare_listed_tables(image, batch->tables,
+						       batch->table_count, &has_flushed, err) < 0)
+		return -1;
+	/* The bytes behind the entries; and a table's link may become durable after what is in the table. */
+	if ((!has_flushed && qcow2_flush(image, err) < 0) || write_entries(image, batch, err) < 0)
 		return -1;
 	if (how == WRITE_BACK_LAZY && batch->dropped.count == 0)
 		return 0;

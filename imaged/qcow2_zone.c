@@ -1,12 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Making a zone:
- *
- *   hint names it, space allocated, new refcount blocks (and table) written   flush
- *   counts in old blocks                                                      flush, if new blocks are among the counted
- *   entries of the refcount table, or the header's pointer to a new one       flush, the old table's counts lowered
- *   its clusters are free to use
- *
- * A crash before the end leaves a range that nothing refers to, named by the hint. */
+/* What zones there are, which of their clusters are free, and what the hint says about them. */
 #include "imaged/qcow2_zone.h"
 
 #include <errno.h>
@@ -25,8 +18,6 @@
 
 /* A reservation is not cut into more pieces than this as long as a new zone can be made. */
 #define RUNS_WITHOUT_NEED 16
-/* So many bytes past a zone's end are named in the hint as well. */
-#define NAMED_AHEAD (UINT64_C(4) << 30)
 
 int qcow2_zones_load(struct qcow2 *image, struct err *err)
 {
@@ -53,6 +44,7 @@ int qcow2_zones_load(struct qcow2 *image, struct err *err)
 		free(zones);
 		return -1;
 	}
+	pthread_mutex_init(&zones->end_lock, NULL);
 	zones->begin = zones->floor = zones->end;
 	zones->next_bytes = ZONE_BYTES_MIN;
 	if (zones->next_bytes < ZONE_CLUSTERS_MIN * cluster)
@@ -71,6 +63,7 @@ void qcow2_zones_free(struct qcow2_zones *zones)
 	run_set_done(&zones->fresh);
 	free(zones->zones);
 	free(zones->left_behind);
+	pthread_mutex_destroy(&zones->end_lock);
 	free(zones);
 }
 
@@ -100,14 +93,20 @@ static struct zone *zone_of(const struct qcow2_zones *zones, uint64_t cluster)
 	return zone;
 }
 
-/* Behind all others. */
 static void insert_zone(struct qcow2_zones *zones, struct zone zone)
 {
+	size_t at = zones->count;
+
 	if (zones->count == zones->capacity) {
 		zones->capacity = zones->capacity ? zones->capacity * 2 : 8;
 		zones->zones = must_realloc(zones->zones, zones->capacity, sizeof(*zones->zones));
 	}
-	zones->zones[zones->count++] = zone;
+	while (at > 0 && zones->zones[at - 1].first > zone.first)
+		at--;
+	memmove(&zones->zones[at + 1], &zones->zones[at],
+		(zones->count - at) * sizeof(*zones->zones));
+	zones->zones[at] = zone;
+	zones->count++;
 }
 
 static void no_longer_outstanding(struct qcow2_zones *zones, uint64_t first, uint64_t count)
@@ -265,7 +264,7 @@ void qcow2_zone_end_freshness(struct qcow2 *image)
 	run_set_done(&all);
 }
 
-static void add_zone(struct qcow2 *image, uint64_t first, uint64_t end, enum zone_kind kind)
+void qcow2_zone_add(struct qcow2 *image, uint64_t first, uint64_t end, enum zone_kind kind)
 {
 	struct qcow2_zones *zones = image->zones;
 
@@ -349,223 +348,4 @@ int qcow2_zone_write_hint(struct qcow2 *image, const struct zone_window *more, s
 	outcome = qcow2_head_set_windows(image, windows, count, err);
 	free(windows);
 	return outcome;
-}
-
-/* How large the zone should be, in clusters: what was asked for, at least the next size, at most an eighth of what is free. */
-static uint64_t clusters_for_zone(struct qcow2 *image, uint64_t want)
-{
-	uint64_t bytes = image->zones->next_bytes, wanted = want << image->header.cluster_bits;
-	struct statvfs file_system;
-
-	while (bytes < wanted && bytes < ZONE_BYTES_MAX)
-		bytes *= 2;
-	if (bytes > ZONE_BYTES_MAX)
-		bytes = ZONE_BYTES_MAX;
-	if (fstatvfs(image->fd, &file_system) == 0) {
-		uint64_t share = (uint64_t)file_system.f_bavail * file_system.f_frsize / 8;
-
-		if (bytes > share)
-			bytes = share;
-	}
-	return bytes >> image->header.cluster_bits ? bytes >> image->header.cluster_bits : 1;
-}
-
-/* Space for [first, end): allocated where the file system can, else only the file's length. */
-static int extend_file(struct qcow2 *image, uint64_t first, uint64_t end)
-{
-	off_t from = (off_t)(first << image->header.cluster_bits);
-	off_t to = (off_t)(end << image->header.cluster_bits);
-
-	if (fallocate(image->fd, 0, from, to - from) == 0)
-		return 0;
-	if (errno != EOPNOTSUPP && errno != ENOSYS)
-		return -1;
-	return ftruncate(image->fd, to);
-}
-
-/* What a failed attempt added goes again; the file is no shorter than before. */
-static void cut_back(struct qcow2 *image, uint64_t size_before)
-{
-	struct stat status;
-
-	if (fstat(image->fd, &status) == 0 && (uint64_t)status.st_size > size_before &&
-		ftruncate(image->fd, (off_t)size_before) < 0)
-		return; /* longer than needed does no harm */
-}
-
-static int no_space(struct qcow2 *image, struct err *err)
-{
-	err_set_kind(err, ERROR_CLASS_NO_SPACE,
-		"no room for another cluster in %s: No space left on device", image->path);
-	if (err)
-		err->number = ENOSPC;
-	return -1;
-}
-
-/* Plans the range and gets space for it, smaller where the file system is short. */
-static int find_room(
-	struct qcow2 *image, uint64_t want, struct refcount_growth *growth, struct err *err)
-{
-	uint64_t clusters = clusters_for_zone(image, want);
-	uint64_t size_before = image->zones->end << image->header.cluster_bits;
-
-	for (;; clusters /= 2) {
-		struct zone_window window;
-		int outcome;
-
-		if (clusters == 0)
-			return no_space(image, err);
-		pthread_mutex_lock(&image->lock);
-		outcome = qcow2_refcount_plan(
-			image, image->zones->end, clusters, NULL, 0, growth, err);
-		pthread_mutex_unlock(&image->lock);
-		if (outcome < 0)
-			return -1;
-		window.offset = growth->first << image->header.cluster_bits;
-		window.length =
-			((growth->end - growth->first) << image->header.cluster_bits) + NAMED_AHEAD;
-		if (growth->table_clusters > 0) {
-			qcow2_zone_expect_leaks(image, image->header.refcount_table_offset,
-				image->header.refcount_table_clusters * image->header.cluster_size);
-			qcow2_zone_leaks_over(image); /* nothing settles before this zone is made */
-		}
-		if (qcow2_zone_write_hint(image, &window, err) < 0)
-			return -1;
-		if (extend_file(image, growth->first, growth->end) == 0)
-			return 0;
-		if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG)
-			return err_set_errno(err, errno, "%s: cannot allocate space", image->path);
-		cut_back(image, size_before);
-	}
-}
-
-static bool has_failed(struct qcow2 *image)
-{
-	bool failed;
-
-	pthread_mutex_lock(&image->lock);
-	failed = image->failed;
-	pthread_mutex_unlock(&image->lock);
-	return failed;
-}
-
-static void zone_is_made(struct qcow2 *image, const struct refcount_growth *growth, uint64_t want,
-	enum zone_kind kind)
-{
-	struct qcow2_zones *zones = image->zones;
-	uint64_t most = ZONE_BYTES_MAX >> image->header.cluster_bits;
-
-	zones->end = growth->end;
-	add_zone(image, growth->usable, growth->end, kind);
-	zones->is_tight = growth->end - growth->usable < (want < most ? want : most);
-	if (zones->next_bytes < ZONE_BYTES_MAX)
-		zones->next_bytes *= 2;
-}
-
-/* One that needs no flush, where no block of counts is missing and the hint names the place already. 1: it was made; 0: it can't be; -1
- * and err: the image has failed. */
-static int make_fresh(struct qcow2 *image, uint64_t want, struct err *err)
-{
-	struct qcow2_zones *zones = image->zones;
-	uint64_t clusters = clusters_for_zone(image, want), first = zones->end;
-	struct refcount_growth growth;
-	int r;
-
-	pthread_mutex_lock(&image->lock);
-	r = qcow2_refcount_plan(image, first, clusters, NULL, 0, &growth, NULL);
-	pthread_mutex_unlock(&image->lock);
-	if (r < 0 || growth.usable != first || growth.end > zones->named_until)
-		return 0;
-	if (extend_file(image, first, growth.end) < 0) {
-		cut_back(image, first << image->header.cluster_bits);
-		return 0;
-	}
-	pthread_mutex_lock(&image->lock);
-	r = image->failed ? -1 : qcow2_refcount_write(image, first, growth.end - first, 1, err);
-	if (r == 0)
-		zone_is_made(image, &growth, want, ZONE_FRESH);
-	pthread_mutex_unlock(&image->lock);
-	return r < 0 ? -1 : 1;
-}
-
-static int make_durable(struct qcow2 *image, uint64_t want, struct err *err)
-{
-	struct qcow2_zones *zones = image->zones;
-	struct refcount_growth growth;
-
-	qcow2_zone_begin_settling(image);
-	if (find_room(image, want, &growth, err) < 0)
-		return -1;
-	if (qcow2_refcount_grow(image, &growth, err) < 0) {
-		if (!has_failed(image))
-			cut_back(image, zones->end << image->header.cluster_bits);
-		return -1;
-	}
-	qcow2_zone_settled(image);
-	pthread_mutex_lock(&image->lock);
-	zones->named_until = growth.end + (NAMED_AHEAD >> image->header.cluster_bits);
-	zone_is_made(image, &growth, want, ZONE_DURABLE);
-	pthread_mutex_unlock(&image->lock);
-	return 0;
-}
-
-static int make_locked(struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err)
-{
-	int r = 0;
-
-	if (has_failed(image))
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
-	if (kind == ZONE_FRESH)
-		r = make_fresh(image, want, err);
-	return r == 0 ? make_durable(image, want, err) : r < 0 ? -1 : 0;
-}
-
-int qcow2_zone_make(struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err)
-{
-	bool is_there;
-	int outcome = 0;
-
-	pthread_mutex_lock(&image->head->lock);
-	pthread_mutex_lock(&image->lock); /* somebody else may have made one meanwhile */
-	is_there = run_set_best(&image->zones->free, want) != NULL ||
-		   (kind == ZONE_FRESH && run_set_best(&image->zones->fresh, want) != NULL);
-	pthread_mutex_unlock(&image->lock);
-	if (!is_there)
-		outcome = make_locked(image, want, kind, err);
-	pthread_mutex_unlock(&image->head->lock);
-	return outcome;
-}
-
-/* The size of the next zone where it is time for it, else 0. */
-static uint64_t clusters_wanted(struct qcow2 *image)
-{
-	const struct qcow2_zones *zones = image->zones;
-	uint64_t wanted = 0;
-
-	pthread_mutex_lock(&image->lock);
-	if (!image->failed && !zones->is_tight &&
-		zones->free.total + zones->fresh.total < zones->last_clusters / 2)
-		wanted = zones->last_clusters;
-	pthread_mutex_unlock(&image->lock);
-	return wanted;
-}
-
-bool qcow2_zone_wanted(struct qcow2 *image)
-{
-	return clusters_wanted(image) > 0;
-}
-
-int qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *err)
-{
-	uint64_t wanted = clusters_wanted(image);
-
-	if (wanted == 0 || qcow2_zone_make(image, wanted, kind, err) == 0)
-		return 0;
-	if (has_failed(image))
-		return -1;
-	pthread_mutex_lock(&image->lock);
-	image->zones->is_tight = true;
-	pthread_mutex_unlock(&image->lock);
-	return 0;
 }

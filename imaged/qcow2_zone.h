@@ -5,18 +5,22 @@
  *   | mapped | mapped | reserved | free | mapped | reserved | free    free    free | end of the file
  *            |<---------------- zone ----------------->|<------- zone ------>|
  *
- * Invariants: a cluster is handed to a worker, or to an L2 table, only after its count of 1 is durable; its space is preallocated.
- * A zone is known, and named in the header's hint (qcow2_hint.c), as long as one of its clusters is outstanding.  The free sets,
- * the zones and `end` are guarded by the image's lock; they change only with the structure lock (qcow2_head.h) held as
- * well, but for clusters going in and out of the free sets.
+ * Invariants: a cluster is handed to a worker only after its count of 1 is durable; its space is preallocated.  A zone is
+ * known, and named in the header's hint (qcow2_hint.c), as long as one of its clusters is outstanding.  The free sets, the
+ * zones and `end` are guarded by the image's lock; they change only with the structure lock (qcow2_head.h) held as well, but
+ * for clusters going in and out of the free sets and for fresh zones.
  *
  * Making such a zone flushes twice, without the image's lock, and each flush takes all that a guest has written along.  For
- * guests' clusters there are fresh zones: their counts are written and not flushed.  That is enough, since their entries reach
- * the file only behind a flush (qcow2_write_back.c), which makes the counts durable too.  The hint names the file's end some
- * way ahead, so that it need not be flushed for each of them.  The next flush, whatever for, makes them like the others. */
+ * guests' clusters and for L2 tables there are fresh zones: their counts are written and not flushed.  That is enough, since
+ * their entries reach the file only behind a flush (qcow2_write_back.c, qcow2_tables.c), which makes the counts durable too.
+ * The hint names the file's end some way ahead, and refcount blocks are made so far, so that neither is flushed for each of
+ * them.  The next flush, whatever for, makes them like the others.  A fresh zone is made without the structure lock, which
+ * others hold across flushes: no guest waits for those as long as what was named ahead lasts, and it is named anew when half
+ * of it is used up. */
 #ifndef SLUICE_IMAGED_QCOW2_ZONE_H
 #define SLUICE_IMAGED_QCOW2_ZONE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,14 +42,18 @@ struct zone {
 };
 
 struct qcow2_zones {
-	struct run_set free;  /* counted durably */
-	struct run_set fresh; /* counted, not known to be durable: for clusters whose entries are written behind a flush */
-	uint64_t named_until; /* cluster: the hint names what lies between `end` and here, durably */
+	struct run_set free; /* counted durably */
+	struct run_set
+		fresh; /* counted, not known to be durable: for clusters whose entries are written behind a flush */
+	uint64_t
+		named_until; /* cluster: the hint names what lies between `end` and here, durably; 0: it does not */
 	struct zone *zones; /* owned; ascending */
 	size_t count, capacity;
-	uint64_t end;	/* cluster: the next zone begins here; the file's end */
-	uint64_t begin; /* cluster: where the first zone of this life could begin */
-	uint64_t floor; /* cluster: the file may be cut down to here */
+	pthread_mutex_t
+		end_lock; /* held by who moves `end` up; between the structure lock and the image's */
+	uint64_t end;	  /* cluster: the next zone begins here; the file's end */
+	uint64_t begin;	  /* cluster: where the first zone of this life could begin */
+	uint64_t floor;	  /* cluster: the file may be cut down to here */
 	uint64_t next_bytes;
 	uint64_t last_clusters; /* of the zone that was made last */
 	bool is_tight;		/* the file system was full when a zone was last made ahead */
@@ -64,14 +72,24 @@ void qcow2_zones_free(struct qcow2_zones *zones);
 /* What is needed of a zone's clusters. */
 enum zone_kind { ZONE_DURABLE, ZONE_FRESH };
 
+/* ---- making zones: qcow2_zone_make.c */
+
 /* Clusters into the free set of the image, at least `want` in a row if the file system has them, at least one; into the fresh ones
  * if they will do and can be made so.  0, or -1 and err (number ENOSPC, kind NO_SPACE where the file system is full).  No lock
  * held. */
 int MUST_CHECK qcow2_zone_make(
 	struct qcow2 *image, uint64_t want, enum zone_kind kind, struct err *err);
-/* Whether less than half of the last zone is free; makes the next one then.  Only that the image failed is a failure here. */
-bool qcow2_zone_wanted(struct qcow2 *image);
+/* Makes the next zone where less than half of the last one is free.  Only that the image failed is a failure here.  No lock held. */
 int MUST_CHECK qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *err);
+/* The same for what the hint names ahead, where less than half of that is left. */
+int MUST_CHECK qcow2_zone_look_ahead(struct qcow2 *image, struct err *err);
+/* Whether one of the two has something to do. */
+bool qcow2_zone_wanted(struct qcow2 *image);
+
+/* ---- the sets */
+
+/* With the image's lock held.  All of [first, end) is counted once, and free to use. */
+void qcow2_zone_add(struct qcow2 *image, uint64_t first, uint64_t end, enum zone_kind kind);
 
 /* With the image's lock held.  Whether `clusters` can be had without a new zone in one run, or else in a few large ones. */
 bool qcow2_zone_can_serve(

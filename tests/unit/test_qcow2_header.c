@@ -277,7 +277,8 @@ START_TEST(names_are_text_that_can_be_shown)
 {
 	static const char *const wrong[] = {"b\nase", "b\033[2Jase", "b\x7f", "\xff", "b\xc3",
 		"\xc0\x80",
-		("\xc2\x9b" "2J")};
+		("\xc2\x9b"
+		 "2J")};
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		make_header(3);

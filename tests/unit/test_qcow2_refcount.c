@@ -91,11 +91,11 @@ static struct qcow2 image_with(
 
 static struct refcount_growth plan(struct qcow2 *image, uint64_t first, uint64_t want)
 {
+	const struct refcount_wish wish = {.first = first, .want = want};
 	struct refcount_growth growth;
 	struct err err = {.text = ""};
 
-	ck_assert_msg(qcow2_refcount_plan(image, first, want, NULL, 0, &growth, &err) == 0, "%s",
-		err.text);
+	ck_assert_msg(qcow2_refcount_plan(image, &wish, &growth, &err) == 0, "%s", err.text);
 	ck_assert_uint_eq(growth.first, first);
 	ck_assert_uint_eq(growth.usable, first + growth.blocks + growth.table_clusters);
 	ck_assert_uint_ge(growth.end - growth.usable, want);
@@ -146,14 +146,30 @@ START_TEST(a_table_that_is_too_small_is_replaced_by_one_that_counts_all)
 }
 END_TEST
 
+START_TEST(what_comes_behind_the_range_gets_its_blocks_with_it)
+{
+	struct qcow2 image = image_with(9, 6, 64, 3);
+	const struct refcount_wish wish = {.first = 100, .want = 50, .ahead = 200};
+	struct refcount_growth growth;
+
+	/* Old blocks count up to 192; the range, new blocks included, ends at 153, and what comes behind at 353. */
+	ck_assert_int_eq(qcow2_refcount_plan(&image, &wish, &growth, NULL), 0);
+	ck_assert_uint_eq(growth.blocks, 3);
+	ck_assert_uint_eq(growth.end, 100 + 3 + 50);
+	ck_assert_uint_eq(growth.table_clusters, 0);
+	qcow2_refcounts_free(image.refcounts);
+}
+END_TEST
+
 START_TEST(missing_blocks_of_old_clusters_are_made_too)
 {
 	struct qcow2 image = image_with(9, 6, 64, 3);
 	const uint64_t missing[] = {1, 2};
+	const struct refcount_wish wish = {.first = 192, .extra = missing, .extra_count = 2};
 	struct refcount_growth growth;
 
 	image.refcounts->table[1] = image.refcounts->table[2] = 0;
-	ck_assert_int_eq(qcow2_refcount_plan(&image, 192, 0, missing, 2, &growth, NULL), 0);
+	ck_assert_int_eq(qcow2_refcount_plan(&image, &wish, &growth, NULL), 0);
 	/* two for them, and one that counts the three */
 	ck_assert_uint_eq(growth.blocks, 3);
 	ck_assert_uint_eq(growth.end, 195);
@@ -164,11 +180,11 @@ END_TEST
 START_TEST(a_file_too_large_for_any_table_is_refused)
 {
 	struct qcow2 image = image_with(9, 6, 64, 64);
+	const struct refcount_wish wish = {.first = UINT64_C(1) << 30, .want = 1};
 	struct refcount_growth growth;
 	struct err err;
 
-	ck_assert_int_eq(
-		qcow2_refcount_plan(&image, UINT64_C(1) << 30, 1, NULL, 0, &growth, &err), -1);
+	ck_assert_int_eq(qcow2_refcount_plan(&image, &wish, &growth, &err), -1);
 	ck_assert_ptr_nonnull(strstr(err.text, "too large"));
 	qcow2_refcounts_free(image.refcounts);
 }
@@ -178,4 +194,5 @@ UNIT_MAIN("qcow2_refcount", what_is_packed_is_unpacked_in_every_width,
 	an_entry_changes_no_neighbour, narrow_counts_begin_at_the_low_bits,
 	a_range_that_old_blocks_count_needs_nothing, new_blocks_count_themselves,
 	a_table_that_is_too_small_is_replaced_by_one_that_counts_all,
+	what_comes_behind_the_range_gets_its_blocks_with_it,
 	missing_blocks_of_old_clusters_are_made_too, a_file_too_large_for_any_table_is_refused)

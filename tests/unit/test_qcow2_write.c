@@ -158,6 +158,69 @@ START_TEST(fresh_clusters_are_for_guests_alone_until_a_flush)
 }
 END_TEST
 
+static void *make_fresh(void *image)
+{
+	struct cluster_run run;
+	struct err why;
+	unsigned count;
+
+	return qcow2_zone_make(image, 600, ZONE_FRESH, &why) == 0 &&
+			       qcow2_reserve_fresh(image, 600 * CLUSTER, &run, 1, &count, &why) == 0
+		       ? image
+		       : NULL;
+}
+
+START_TEST(fresh_clusters_are_made_while_another_holds_the_structure_lock)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run;
+	struct timespec until;
+	pthread_t guest;
+	unsigned count;
+	void *result;
+
+	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
+	pthread_mutex_lock(&image->head->lock);
+	ck_assert_int_eq(pthread_create(&guest, NULL, make_fresh, image), 0);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 10;
+	ck_assert_int_eq(pthread_timedjoin_np(guest, &result, &until), 0);
+	ck_assert_ptr_eq(result, image);
+	pthread_mutex_unlock(&image->head->lock);
+	end(image);
+}
+END_TEST
+
+/* The hint, and with it blocks of counts, go ahead of the zones by twice the disk, 8192 clusters: half of it is always left. */
+START_TEST(the_end_is_named_ahead_again_before_it_is_reached)
+{
+	struct qcow2 *image = begin(3);
+	const struct qcow2_zones *zones = image->zones;
+	struct cluster_run run;
+	uint64_t first;
+	unsigned count;
+
+	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert_uint_eq(zones->named_until, zones->end + 8192);
+	for (int i = 0; i < 6; i++) {
+		uint64_t named = zones->named_until;
+
+		ck_assert_int_eq(
+			qcow2_zone_make(image, zones->free.total + 300, ZONE_FRESH, &err), 0);
+		ck_assert_uint_eq(zones->named_until, named);
+		ck_assert_uint_le(zones->end, named);
+		ck_assert(!run_set_overlaps(&zones->free, zones->end - 300, 300));
+		ck_assert_int_eq(qcow2_zone_look_ahead(image, &err), 0);
+		ck_assert_uint_ge(zones->named_until, zones->end + 4096);
+		pthread_mutex_lock(&image->lock);
+		while (qcow2_zone_take(image, UINT64_MAX, ZONE_FRESH, &first) > 0)
+			;
+		pthread_mutex_unlock(&image->lock);
+	}
+	end(image);
+}
+END_TEST
+
 START_TEST(what_is_fresh_serves_workers_and_tables_behind_a_flush)
 {
 	struct qcow2 *image = begin(3);
@@ -321,6 +384,8 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_zeroed_cluster_that_keeps_its_space_is_written_in_its_old_place,
 	a_cluster_that_the_file_never_named_is_used_again_after_a_grace_period,
 	fresh_clusters_are_for_guests_alone_until_a_flush,
+	fresh_clusters_are_made_while_another_holds_the_structure_lock,
+	the_end_is_named_ahead_again_before_it_is_reached,
 	what_is_fresh_serves_workers_and_tables_behind_a_flush, copy_on_read_never_wins,
 	an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
