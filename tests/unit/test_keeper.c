@@ -11,15 +11,20 @@ static struct device_fixture f;
 static struct guest *guest;
 
 /* Guests write to leaf.qcow2 over base.raw; the first write is made. */
-static void begin(void)
+static void begin_with(const char *command)
 {
 	fixture_begin(&f);
-	fixture_shell(&f, "qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2");
+	fixture_shell(&f, "%s", command);
 	f.host.log_folder = f.folder.path;
 	fixture_attach(&f, "leaf.qcow2");
 	guest = guest_open(&f.host, "d");
 	ck_assert_ptr_nonnull(guest);
 	ck_assert_int_eq(guest_pwrite(guest, "one", 0, 3), 0);
+}
+
+static void begin(void)
+{
+	begin_with("qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2");
 }
 
 static void end(void)
@@ -103,6 +108,31 @@ START_TEST(it_waits_for_requests_under_way_before_it_counts_lower)
 }
 END_TEST
 
+START_TEST(what_fails_in_the_background_is_told_to_the_strand)
+{
+	int ends[2];
+	unsigned side;
+
+	/* A cluster of an earlier life: it is counted lower, not used again. */
+	begin_with("qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2 && "
+		   "qemu-io -c 'write -q 0 64k' leaf.qcow2");
+	ck_assert_int_eq(guest_sync(guest), 0);
+	side = gate_enter(&f.device->gate);
+	ck_assert_int_eq(guest_discard(guest, 0, CLUSTER), 0);
+	ck_assert_int_eq(guest_sync(guest), 0);
+	UNTIL(waiting() == 1);
+	ck_assert(!atomic_load(&f.device->is_suspect));
+	ck_assert_int_eq(pipe(ends), 0);
+	ck_assert_int_ge(dup2(ends[0], f.device->leaf->fd), 0); /* nothing can be counted there */
+	gate_leave(&f.device->gate, side);
+	UNTIL(atomic_load(&f.device->is_suspect));
+	ck_assert_int_ne(guest_pwrite(guest, "two", 0, 3), 0);
+	close(ends[0]);
+	close(ends[1]);
+	end();
+}
+END_TEST
+
 START_TEST(what_comes_beside_a_full_list_is_not_kept)
 {
 	begin();
@@ -143,4 +173,5 @@ END_TEST
 DEVICE_MAIN("keeper", what_it_is_told_to_keep_is_in_the_leaf_then,
 	what_a_guest_discarded_is_counted_lower_without_being_asked_for,
 	it_waits_for_requests_under_way_before_it_counts_lower,
+	what_fails_in_the_background_is_told_to_the_strand,
 	what_comes_beside_a_full_list_is_not_kept, it_ends_with_work_on_its_list)
