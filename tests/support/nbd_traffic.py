@@ -7,7 +7,6 @@ and are checked against all that may be there.  After the server's death the cli
 must find all they were answered for."""
 
 import collections
-import errno
 import os
 import random
 import select
@@ -382,9 +381,7 @@ class Traffic(threading.Thread):
             if connection.is_dead() and error:  # libnbd's own answer: it has lost the server
                 continue
             connection.in_flight.remove(request)
-            if error == errno.ESHUTDOWN and self.breakable:
-                self._lost(request)
-            elif error:
+            if error:
                 raise Failed(f"{request} failed: {os.strerror(error)}")
             else:
                 self._answered(request)
