@@ -2,8 +2,8 @@
 /* The first cluster of a writable image, in memory: the only way by which its header is changed.
  *
  * What must change together is changed by one write of one 512-byte sector; the bytes that such a write makes visible are
- * written and flushed before it.  `lock` is the structure lock: whoever changes the header, makes a zone or cuts the file
- * holds it.  It is taken before the image's lock, never after, and may be held across flushes. */
+ * written and flushed before it.  `lock` is the structure lock: whoever changes the header, makes a durable zone or
+ * cuts the file holds it.  It is taken before the image's lock, never after, and may be held across flushes. */
 #ifndef SLUICE_IMAGED_QCOW2_HEAD_H
 #define SLUICE_IMAGED_QCOW2_HEAD_H
 

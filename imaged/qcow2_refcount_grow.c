@@ -3,20 +3,23 @@
  * range that they count themselves.
  *
  * Nothing on disk points to them until they are durable, so each step may be the last one before a crash: at worst the range
- * is a leak.  The number of blocks depends on the range's end and the end on the number of blocks; both only grow, so
+ * is a leak.  A block's entry in the table comes after the count of the block's own cluster: in an old block, or in a new one
+ * whose entry stands in the same sector or was durable before.  The number of blocks depends on the range's end and the end on the number of blocks; both only grow, so
  * repeating the sum until it stands still finds the least that works. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/check.h"
+#include "common/cleanup.h"
 #include "common/io.h"
 #include "imaged/qcow2_format.h"
 #include "imaged/qcow2_head.h"
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_update.h"
 
-#define WRITE_AT_ONCE (UINT64_C(1) << 20)
+#define WRITE_AT_ONCE	  (UINT64_C(1) << 20)
+#define ENTRIES_IN_SECTOR (512 / 8)
 
 static bool block_is_missing(const struct qcow2_refcounts *refcounts, uint64_t block)
 {
@@ -87,135 +90,117 @@ int qcow2_refcount_plan(const struct qcow2 *image, const struct refcount_wish *w
 	return 0;
 }
 
-/* Calls for each block to be made: its number in the table; `position` counts from 0. */
-typedef int each_block(struct qcow2 *image, const struct refcount_growth *growth, uint64_t block,
-	uint64_t position, void *owner, struct err *err);
-
-static int for_each_new_block(struct qcow2 *image, const struct refcount_growth *growth,
-	each_block *each, void *owner, struct err *err)
-{
-	uint64_t per_block = image->refcounts->block_entries;
-	uint64_t position = 0;
-
-	for (size_t i = 0; i < growth->extra_count; i++) {
-		if (each(image, growth, growth->extra[i], position++, owner, err) < 0)
-			return -1;
-	}
-	for (uint64_t block = growth->first / per_block;
-		growth->end > growth->first && block <= (covered_end(growth) - 1) / per_block;
-		block++) {
-		/* link_blocks enters numbers as it goes: a block of ours is no longer missing then. */
-		if (position < growth->blocks && block_is_missing(image->refcounts, block) &&
-			each(image, growth, block, position++, owner, err) < 0)
-			return -1;
-	}
-	bug_if(position != growth->blocks);
-	return 0;
-}
-
-struct pending_write {
-	unsigned char *bytes;
-	uint64_t offset, length, room;
+/* One growth under way. */
+struct growing {
+	struct qcow2 *image;
+	const struct refcount_growth *growth;
+	uint64_t *numbers; /* owned; of the new blocks in the table, in the order of their places */
+	uint64_t linked;   /* of those that count new blocks: so many have their entry */
+	bool is_linked;	   /* all blocks have */
 };
 
-static int write_pending(struct qcow2 *image, struct pending_write *pending, struct err *err)
+/* With the image's lock held. */
+static void list_new_blocks(struct growing *growing)
 {
-	if (pending->length > 0 &&
-		pwrite_full(image->fd, pending->bytes, pending->length, pending->offset) < 0)
-		return err_set_errno(err, errno, "%s: cannot write new refcounts", image->path);
-	pending->offset += pending->length;
-	pending->length = 0;
-	return 0;
+	const struct refcount_growth *growth = growing->growth;
+	const struct qcow2_refcounts *refcounts = growing->image->refcounts;
+	uint64_t position = 0;
+
+	growing->numbers = must_calloc(growth->blocks + 1, sizeof(*growing->numbers));
+	for (; position < growth->extra_count; position++)
+		growing->numbers[position] = growth->extra[position];
+	for (uint64_t block = growth->first / refcounts->block_entries; position < growth->blocks;
+		block++) {
+		if (block_is_missing(refcounts, block))
+			growing->numbers[position++] = block;
+	}
 }
 
-static int write_block(struct qcow2 *image, const struct refcount_growth *growth, uint64_t block,
-	uint64_t position, void *owner, struct err *err)
+static uint64_t place_of(const struct growing *growing, uint64_t position)
 {
-	struct qcow2_refcounts *refcounts = image->refcounts;
-	struct pending_write *pending = owner;
+	return (growing->growth->first + position) << growing->image->header.cluster_bits;
+}
+
+static void fill_block(const struct growing *growing, uint64_t block, unsigned char *bytes)
+{
+	const struct refcount_growth *growth = growing->growth;
+	const struct qcow2_refcounts *refcounts = growing->image->refcounts;
 	uint64_t block_first = block * refcounts->block_entries;
-	unsigned char *bytes = pending->bytes + pending->length;
 	uint64_t from = growth->first > block_first ? growth->first - block_first : 0;
 	uint64_t to = growth->end > block_first ? growth->end - block_first : 0;
 
-	(void)position;
-	memset(bytes, 0, image->header.cluster_size);
+	memset(bytes, 0, growing->image->header.cluster_size);
 	for (uint64_t i = from; i < to && i < refcounts->block_entries; i++)
 		refcount_pack(bytes, refcounts->order, i, 1);
-	pending->length += image->header.cluster_size;
-	return pending->length == pending->room ? write_pending(image, pending, err) : 0;
 }
 
-static int enter_block(struct qcow2 *image, const struct refcount_growth *growth, uint64_t block,
-	uint64_t position, void *owner, struct err *err)
+static int write_new_blocks(const struct growing *growing, struct err *err)
 {
-	uint64_t *table = owner;
+	struct qcow2 *image = growing->image;
+	uint64_t cluster = image->header.cluster_size, blocks = growing->growth->blocks;
+	uint64_t most = cluster < WRITE_AT_ONCE ? WRITE_AT_ONCE / cluster : 1;
+	CLEANUP_FREE unsigned char *bytes = must_calloc(blocks < most ? blocks + 1 : most, cluster);
 
-	(void)err;
-	table[block] = (growth->first + position) << image->header.cluster_bits;
+	for (uint64_t position = 0; position < blocks;) {
+		uint64_t some = blocks - position < most ? blocks - position : most;
+
+		for (uint64_t i = 0; i < some; i++)
+			fill_block(growing, growing->numbers[position + i], bytes + i * cluster);
+		if (pwrite_full(image->fd, bytes, some * cluster, place_of(growing, position)) < 0)
+			return err_set_errno(
+				err, errno, "%s: cannot write new refcounts", image->path);
+		position += some;
+	}
 	return 0;
 }
 
 /* The larger table, whole, as it will stand in the file. */
-static uint64_t *new_table(struct qcow2 *image, const struct refcount_growth *growth)
+static uint64_t *new_table(const struct growing *growing)
 {
-	uint64_t *table = must_calloc(growth->table_entries, 8);
-	struct err impossible;
+	const struct qcow2_refcounts *refcounts = growing->image->refcounts;
+	uint64_t *table = must_calloc(growing->growth->table_entries, 8);
 
-	memcpy(table, image->refcounts->table, image->refcounts->entries * 8);
-	bug_if(for_each_new_block(image, growth, enter_block, table, &impossible) < 0);
+	memcpy(table, refcounts->table, refcounts->entries * 8);
+	for (uint64_t i = 0; i < growing->growth->blocks; i++)
+		table[growing->numbers[i]] = place_of(growing, i);
 	return table;
 }
 
-static int write_new_table(
-	struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
+static int write_new_table(const struct growing *growing, struct err *err)
 {
-	uint64_t *table = new_table(image, growth);
-	int outcome;
+	struct qcow2 *image = growing->image;
+	const struct refcount_growth *growth = growing->growth;
+	CLEANUP_FREE uint64_t *table = new_table(growing);
 
 	for (uint64_t i = 0; i < growth->table_entries; i++)
 		qcow2_store64(&table[i], table[i]);
-	outcome = pwrite_full(image->fd, table, growth->table_entries * 8,
-		(growth->first + growth->blocks) << image->header.cluster_bits);
-	if (outcome < 0)
-		err_set_errno(err, errno, "%s: cannot write the new refcount table", image->path);
-	free(table);
-	return outcome;
+	if (pwrite_full(image->fd, table, growth->table_entries * 8,
+		    place_of(growing, growth->blocks)) < 0)
+		return err_set_errno(
+			err, errno, "%s: cannot write the new refcount table", image->path);
+	return 0;
 }
 
-static int write_new(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
+static int write_new(struct growing *growing, struct err *err)
 {
-	uint64_t cluster = image->header.cluster_size;
-	struct pending_write pending = {.offset = growth->first * cluster,
-		.room = cluster < WRITE_AT_ONCE ? WRITE_AT_ONCE : cluster};
-	int outcome;
-
-	if (growth->blocks == 0)
-		return 0;
-	if (pending.room > growth->blocks * cluster)
-		pending.room = growth->blocks * cluster;
-	pending.bytes = must_calloc(1, pending.room);
-	outcome = for_each_new_block(image, growth, write_block, &pending, err);
-	if (outcome == 0)
-		outcome = write_pending(image, &pending, err);
-	free(pending.bytes);
-	if (outcome == 0 && growth->table_clusters > 0)
-		outcome = write_new_table(image, growth, err);
-	return outcome;
+	list_new_blocks(growing);
+	if (write_new_blocks(growing, err) < 0)
+		return -1;
+	return growing->growth->table_clusters > 0 ? write_new_table(growing, err) : 0;
 }
 
 /* The counts of the range in blocks that were there before. */
-static int raise_existing(
-	struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
+static int raise_existing(struct growing *growing, struct err *err)
 {
+	struct qcow2 *image = growing->image;
 	uint64_t per_block = image->refcounts->block_entries;
-	uint64_t cluster = growth->first;
+	uint64_t cluster = growing->growth->first, end = growing->growth->end;
 
-	while (cluster < growth->end) {
+	while (cluster < end) {
 		uint64_t next = (cluster / per_block + 1) * per_block;
 
-		if (next > growth->end)
-			next = growth->end;
+		if (next > end)
+			next = end;
 		if (!block_is_missing(image->refcounts, cluster / per_block) &&
 			qcow2_refcount_write(image, cluster, next - cluster, 1, err) < 0)
 			return -1;
@@ -224,54 +209,80 @@ static int raise_existing(
 	return 0;
 }
 
-static int write_entry(struct qcow2 *image, const struct refcount_growth *growth, uint64_t block,
-	uint64_t position, void *owner, struct err *err)
+/* The places of the new blocks end before this one. */
+static uint64_t blocks_end(const struct refcount_growth *growth)
 {
-	uint64_t *range =
-		owner; /* first and one past the last entry that changed and is not written */
-
-	if (range[1] != block && range[1] > range[0]) {
-		if (qcow2_refcount_table_write(image, range[0], range[1] - range[0], err) < 0)
-			return -1;
-		range[0] = block;
-	} else if (range[1] == range[0]) {
-		range[0] = block;
-	}
-	range[1] = block + 1;
-	return enter_block(image, growth, block, position, image->refcounts->table, err);
+	return growth->first + growth->blocks;
 }
 
 /* Whether one of the new blocks is counted by an old one: then that count comes before the block's entry. */
-static bool blocks_need_old_counts(const struct qcow2 *image, const struct refcount_growth *growth)
+static bool blocks_need_old_counts(const struct growing *growing)
 {
-	uint64_t per_block = image->refcounts->block_entries;
-
-	return growth->blocks > 0 && !block_is_missing(image->refcounts, growth->first / per_block);
-}
-
-static int link_blocks(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
-{
-	uint64_t range[2] = {0, 0};
+	const struct refcount_growth *growth = growing->growth;
+	const struct qcow2_refcounts *refcounts = growing->image->refcounts;
 
 	if (growth->blocks == 0)
-		return 0;
-	if (for_each_new_block(image, growth, write_entry, range, err) < 0)
+		return false;
+	for (uint64_t block = growth->first / refcounts->block_entries;
+		block <= (blocks_end(growth) - 1) / refcounts->block_entries; block++) {
+		if (!block_is_missing(refcounts, block))
+			return true;
+	}
+	return false;
+}
+
+/* The new blocks at these positions, with one write where they follow one another in the table. */
+static int link_some(struct growing *growing, uint64_t from, uint64_t to, struct err *err)
+{
+	struct qcow2 *image = growing->image;
+	const uint64_t *numbers = growing->numbers;
+
+	for (uint64_t i = from; i < to; i++)
+		image->refcounts->table[numbers[i]] = place_of(growing, i);
+	while (from < to) {
+		uint64_t some = 1;
+
+		while (from + some < to && numbers[from + some] == numbers[from] + some)
+			some++;
+		if (qcow2_refcount_table_write(image, numbers[from], some, err) < 0)
+			return -1;
+		from += some;
+	}
+	return 0;
+}
+
+/* What may be written in one go: of the blocks that count new blocks those in one sector, or else all the others.  In ascending order
+ * each is counted by one that comes before it, or by itself (not so beside extra ones; but those are for an image that stays
+ * dirty until it is repaired). */
+static int link_next(struct growing *growing, struct err *err)
+{
+	const struct refcount_growth *growth = growing->growth;
+	const uint64_t *numbers = growing->numbers;
+	uint64_t last = growth->blocks == 0 ? 0
+					    : (blocks_end(growth) - 1) /
+						      growing->image->refcounts->block_entries;
+	uint64_t from = growth->extra_count + growing->linked, to = from;
+
+	while (to < growth->blocks && numbers[to] <= last &&
+		numbers[to] / ENTRIES_IN_SECTOR == numbers[from] / ENTRIES_IN_SECTOR)
+		to++;
+	if (to > from) {
+		growing->linked += to - from;
+		return link_some(growing, from, to, err);
+	}
+	growing->is_linked = true;
+	if (link_some(growing, 0, growth->extra_count, err) < 0)
 		return -1;
-	return qcow2_refcount_table_write(image, range[0], range[1] - range[0], err);
+	return link_some(growing, from, growth->blocks, err);
 }
 
-/* Counts in old blocks and entries of new ones in one go, where neither needs the other. */
-static int raise_and_link(
-	struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
+static int link_table(struct growing *growing, struct err *err)
 {
-	return raise_existing(image, growth, err) < 0 ? -1 : link_blocks(image, growth, err);
-}
-
-static int link_table(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
-{
+	struct qcow2 *image = growing->image;
+	const struct refcount_growth *growth = growing->growth;
 	struct qcow2_refcounts *refcounts = image->refcounts;
-	uint64_t *table = new_table(image, growth);
-	uint64_t offset = (growth->first + growth->blocks) << image->header.cluster_bits;
+	uint64_t *table = new_table(growing);
+	uint64_t offset = place_of(growing, growth->blocks);
 
 	if (qcow2_head_set_refcount_table(image, offset, (uint32_t)growth->table_clusters, err) <
 		0) {
@@ -286,36 +297,77 @@ static int link_table(struct qcow2 *image, const struct refcount_growth *growth,
 	return 0;
 }
 
+typedef int grow_step(struct growing *growing, struct err *err);
+
 /* One step under the image's lock, then a flush. */
-static int take_step(struct qcow2 *image, const struct refcount_growth *growth,
-	int (*step)(struct qcow2 *, const struct refcount_growth *, struct err *), struct err *err)
+static int take_step(struct growing *growing, grow_step *step, struct err *err)
 {
 	int outcome;
 
-	pthread_mutex_lock(&image->lock);
-	outcome = step(image, growth, err);
-	pthread_mutex_unlock(&image->lock);
-	return outcome < 0 ? -1 : qcow2_flush(image, err);
+	pthread_mutex_lock(&growing->image->lock);
+	outcome = step(growing, err);
+	pthread_mutex_unlock(&growing->image->lock);
+	return outcome < 0 ? -1 : qcow2_flush(growing->image, err);
 }
 
-int qcow2_refcount_grow(struct qcow2 *image, struct refcount_growth *growth, struct err *err)
+/* Counts in old blocks and entries of new ones in one go, where neither needs the other. */
+static int raise_and_link(struct growing *growing, struct err *err)
 {
+	return raise_existing(growing, err) < 0 ? -1 : link_next(growing, err);
+}
+
+static int link_blocks(struct growing *growing, struct err *err)
+{
+	bool is_apart = blocks_need_old_counts(growing);
+
+	if (is_apart && take_step(growing, raise_existing, err) < 0)
+		return -1;
+	if (take_step(growing, is_apart ? link_next : raise_and_link, err) < 0)
+		return -1;
+	while (!growing->is_linked) {
+		if (take_step(growing, link_next, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int replace_table(struct growing *growing, struct err *err)
+{
+	struct qcow2 *image = growing->image;
 	uint64_t old_first = image->header.refcount_table_offset >> image->header.cluster_bits;
 	uint64_t old_clusters = image->header.refcount_table_clusters;
 	int outcome;
 
-	if (take_step(image, growth, write_new, err) < 0)
-		return -1;
-	if (growth->table_clusters == 0 && !blocks_need_old_counts(image, growth))
-		return take_step(image, growth, raise_and_link, err);
-	if (take_step(image, growth, raise_existing, err) < 0)
-		return -1;
-	if (growth->table_clusters == 0)
-		return take_step(image, growth, link_blocks, err);
-	if (take_step(image, growth, link_table, err) < 0)
+	if (take_step(growing, raise_existing, err) < 0 || take_step(growing, link_table, err) < 0)
 		return -1;
 	pthread_mutex_lock(&image->lock);
 	outcome = qcow2_refcount_write(image, old_first, old_clusters, 0, err);
 	pthread_mutex_unlock(&image->lock);
+	return outcome;
+}
+
+/* What has been raised or linked cannot be taken back. */
+static int fail(struct qcow2 *image, struct err *err)
+{
+	pthread_mutex_lock(&image->lock);
+	if (!image->failed)
+		qcow2_fail(image, err && err->number ? err->number : EIO,
+			"cannot count new clusters", err);
+	pthread_mutex_unlock(&image->lock);
+	return -1;
+}
+
+int qcow2_refcount_grow(struct qcow2 *image, struct refcount_growth *growth, struct err *err)
+{
+	struct growing growing = {.image = image, .growth = growth};
+	int outcome = take_step(&growing, write_new, err);
+
+	if (outcome == 0) {
+		outcome = growth->table_clusters > 0 ? replace_table(&growing, err)
+						     : link_blocks(&growing, err);
+		if (outcome < 0)
+			outcome = fail(image, err);
+	}
+	free(growing.numbers);
 	return outcome;
 }

@@ -269,7 +269,6 @@ void qcow2_zone_add(struct qcow2 *image, uint64_t first, uint64_t end, enum zone
 	struct qcow2_zones *zones = image->zones;
 
 	insert_zone(zones, (struct zone){.first = first, .end = end, .outstanding = end - first});
-	zones->last_clusters = end - first;
 	run_set_add(kind == ZONE_FRESH ? &zones->fresh : &zones->free, first, end - first);
 }
 

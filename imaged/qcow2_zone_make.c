@@ -23,7 +23,7 @@
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
-/* So much past a zone's end is named in the hint and has refcount blocks: bytes, but no more than twice the disk, nor more
+/* So much past a zone's end is named in the hint and, if there is room, has refcount blocks: bytes, but no more than twice the disk, nor more
  * than so many bytes of blocks can count. */
 #define AHEAD_BYTES	   (UINT64_C(4) << 30)
 #define AHEAD_BLOCKS_BYTES (UINT64_C(1) << 20)
@@ -106,15 +106,17 @@ static bool has_failed(struct qcow2 *image)
 	return failed;
 }
 
-/* With the image's lock held. */
+/* With the image's lock held.  `want`: clusters that somebody waits for. */
 static void zone_is_made(struct qcow2 *image, const struct refcount_growth *growth, uint64_t want,
 	enum zone_kind kind)
 {
 	struct qcow2_zones *zones = image->zones;
 	uint64_t most = ZONE_BYTES_MAX >> image->header.cluster_bits;
+	uint64_t got = growth->end - growth->usable;
 
 	qcow2_zone_add(image, growth->usable, growth->end, kind);
-	zones->is_tight = growth->end - growth->usable < (want < most ? want : most);
+	zones->last_clusters = got;
+	zones->is_tight = got < (want < most ? want : most);
 	if (zones->next_bytes < ZONE_BYTES_MAX)
 		zones->next_bytes *= 2;
 }
@@ -137,13 +139,15 @@ static enum fresh plan_fresh(
 	const struct qcow2_zones *zones = image->zones;
 	struct refcount_wish wish = {.first = zones->end, .want = clusters};
 	uint64_t left = zones->named_until > zones->end ? zones->named_until - zones->end : 0;
+	uint64_t most =
+		left / 2 > want ? left / 2 : want; /* something is left while more is named */
 
 	if (is_there(image, want, ZONE_FRESH))
 		return FRESH_IS_THERE;
-	if (image->failed || left == 0 || (left < wish.want && left < want))
+	if (wish.want > most)
+		wish.want = most;
+	if (image->failed || wish.want > left)
 		return FRESH_IMPOSSIBLE;
-	if (left < wish.want)
-		wish.want = left;
 	if (qcow2_refcount_plan(image, &wish, growth, NULL) < 0 || growth->usable != growth->first)
 		return FRESH_IMPOSSIBLE;
 	return FRESH_PLANNED;
@@ -200,28 +204,26 @@ static int make_fresh(struct qcow2 *image, uint64_t want, struct err *err)
 
 /* ---- durable ones, with the structure lock held */
 
-static int plan_durable(const struct qcow2 *image, uint64_t clusters,
-	struct refcount_growth *growth, struct err *err)
-{
-	struct refcount_wish wish = {
-		.first = image->zones->end, .want = clusters, .ahead = clusters_ahead(image)};
-
-	if (qcow2_refcount_plan(image, &wish, growth, NULL) == 0)
-		return 0;
-	wish.ahead = 0; /* at the greatest size that a file can have */
-	return qcow2_refcount_plan(image, &wish, growth, err);
-}
+/* What a durable zone shall be. */
+struct wanted {
+	uint64_t clusters;
+	uint64_t ahead; /* behind it, with refcount blocks */
+};
 
 /* Takes the end of the file.  0, NO_ROOM, or -1 and err. */
-static int take_end(
-	struct qcow2 *image, uint64_t clusters, struct refcount_growth *growth, struct err *err)
+static int take_end(struct qcow2 *image, const struct wanted *wanted,
+	struct refcount_growth *growth, struct err *err)
 {
+	struct refcount_wish wish = {.want = wanted->clusters, .ahead = wanted->ahead};
 	int r;
 
 	pthread_mutex_lock(&image->zones->end_lock);
 	pthread_mutex_lock(&image->lock);
-	r = plan_durable(image, clusters, growth, err);
+	wish.first = image->zones->end;
+	r = qcow2_refcount_plan(image, &wish, growth, err);
 	pthread_mutex_unlock(&image->lock);
+	if (r < 0 && wish.ahead > 0)
+		r = NO_ROOM; /* at the greatest size that a file can have */
 	if (r == 0 && extend_file(image, growth->first, growth->end) < 0) {
 		if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)
 			r = NO_ROOM;
@@ -257,28 +259,30 @@ static void give_end_back(struct qcow2 *image, const struct refcount_growth *gro
 	pthread_mutex_unlock(&image->zones->end_lock);
 }
 
-/* Smaller where the file system is short. */
+/* Where the file system is short: first without blocks ahead, then smaller. */
 static int find_room(
-	struct qcow2 *image, uint64_t want, struct refcount_growth *growth, struct err *err)
+	struct qcow2 *image, struct wanted wanted, struct refcount_growth *growth, struct err *err)
 {
-	uint64_t clusters = clusters_for_zone(image, want);
+	for (;;) {
+		int r = take_end(image, &wanted, growth, err);
 
-	for (;; clusters /= 2) {
-		int r;
-
-		if (clusters == 0)
-			return no_space(image, err);
-		r = take_end(image, clusters, growth, err);
 		if (r != NO_ROOM)
 			return r;
+		if (wanted.ahead > 0)
+			wanted.ahead = 0;
+		else
+			wanted.clusters /= 2;
+		if (wanted.clusters == 0)
+			return no_space(image, err);
 	}
 }
 
+/* The hint names it, and what comes behind it: whether there are blocks for that is another matter. */
 static int name_it(struct qcow2 *image, const struct refcount_growth *growth, struct err *err)
 {
 	unsigned bits = image->header.cluster_bits;
 	const struct zone_window window = {.offset = growth->first << bits,
-		.length = (growth->end + growth->ahead - growth->first) << bits};
+		.length = (growth->end - growth->first + clusters_ahead(image)) << bits};
 
 	if (growth->table_clusters > 0) {
 		qcow2_zone_expect_leaks(image, image->header.refcount_table_offset,
@@ -288,26 +292,41 @@ static int name_it(struct qcow2 *image, const struct refcount_growth *growth, st
 	return qcow2_zone_write_hint(image, &window, err);
 }
 
-static int make_durable(struct qcow2 *image, uint64_t want, struct err *err)
+static int grow(struct qcow2 *image, struct wanted wanted, struct refcount_growth *ret_growth,
+	struct err *err)
 {
-	struct qcow2_zones *zones = image->zones;
-	struct refcount_growth growth;
+	uint64_t named;
 
 	if (has_failed(image))
 		return err_set_errno(
 			err, EIO, "%s has failed and must be opened anew", image->path);
 	qcow2_zone_begin_settling(image);
-	if (find_room(image, want, &growth, err) < 0)
+	if (find_room(image, wanted, ret_growth, err) < 0)
 		return -1;
-	if (name_it(image, &growth, err) < 0 || qcow2_refcount_grow(image, &growth, err) < 0) {
+	if (name_it(image, ret_growth, err) < 0 ||
+		qcow2_refcount_grow(image, ret_growth, err) < 0) {
 		if (!has_failed(image))
-			give_end_back(image, &growth);
+			give_end_back(image, ret_growth);
 		return -1;
 	}
 	qcow2_zone_settled(image);
+	named = ret_growth->end + clusters_ahead(image);
 	pthread_mutex_lock(&image->lock);
-	if (zones->named_until < growth.end + growth.ahead)
-		zones->named_until = growth.end + growth.ahead;
+	if (image->zones->named_until < named)
+		image->zones->named_until = named;
+	pthread_mutex_unlock(&image->lock);
+	return 0;
+}
+
+static int make_durable(struct qcow2 *image, uint64_t want, struct err *err)
+{
+	const struct wanted wanted = {
+		.clusters = clusters_for_zone(image, want), .ahead = clusters_ahead(image)};
+	struct refcount_growth growth;
+
+	if (grow(image, wanted, &growth, err) < 0)
+		return -1;
+	pthread_mutex_lock(&image->lock);
 	zone_is_made(image, &growth, want, ZONE_DURABLE);
 	pthread_mutex_unlock(&image->lock);
 	return 0;
@@ -352,6 +371,15 @@ static bool is_end_near(const struct qcow2 *image)
 	       zones->named_until < zones->end + clusters_ahead(image) / 2;
 }
 
+/* The zone that goes with it: small, so that the place before the name's end does not go to it. */
+static uint64_t clusters_for_name(const struct qcow2 *image)
+{
+	uint64_t quarter = clusters_ahead(image) / 4,
+		 least = ZONE_BYTES_MIN >> image->header.cluster_bits;
+
+	return least > quarter ? (quarter > 0 ? quarter : 1) : (least > 0 ? least : 1);
+}
+
 bool qcow2_zone_wanted(struct qcow2 *image)
 {
 	bool is_wanted;
@@ -385,17 +413,39 @@ int qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *
 	return leave_it(image);
 }
 
-int qcow2_zone_look_ahead(struct qcow2 *image, struct err *err)
+static int name_ahead(struct qcow2 *image, struct err *err)
 {
-	int r = 0;
+	const struct wanted wanted = {
+		.clusters = clusters_for_name(image), .ahead = clusters_ahead(image)};
+	struct refcount_growth growth;
+
+	if (grow(image, wanted, &growth, err) < 0)
+		return -1;
+	pthread_mutex_lock(&image->lock);
+	qcow2_zone_add(image, growth.usable, growth.end, ZONE_DURABLE);
+	pthread_mutex_unlock(&image->lock);
+	return 0;
+}
+
+static bool must_look_ahead(struct qcow2 *image)
+{
 	bool is_near;
 
-	pthread_mutex_lock(&image->head->lock);
 	pthread_mutex_lock(&image->lock);
 	is_near = is_end_near(image);
 	pthread_mutex_unlock(&image->lock);
-	if (is_near)
-		r = make_durable(image, 1, err);
+	return is_near;
+}
+
+int qcow2_zone_look_ahead(struct qcow2 *image, struct err *err)
+{
+	int r = 0;
+
+	if (!must_look_ahead(image))
+		return 0;
+	pthread_mutex_lock(&image->head->lock);
+	if (must_look_ahead(image)) /* still, with the lock held */
+		r = name_ahead(image, err);
 	pthread_mutex_unlock(&image->head->lock);
 	return r == 0 ? 0 : leave_it(image);
 }

@@ -28,6 +28,7 @@ SCENARIOS = {
     "snapshots": ("cluster_size=1024", 4 << 20, "snapshots", ["--steps", "8", "--switch", "./base.raw", "raw"]),
     "dirty": ("cluster_size=4096,lazy_refcounts=on", 4 << 20, "dirty", ["--steps", "3"]),
     "counts are missing": ("cluster_size=512,refcount_bits=64", 3 << 20, "missing", ["--steps", "2"]),
+    "many blocks at the end of another": ("cluster_size=4096,refcount_bits=64", 70 << 20, "almost a block", ["--steps", "4"]),
     "held and left behind": ("cluster_size=1024", 4 << 20, "left behind", ["--steps", "8"]),
 }
 
@@ -40,6 +41,11 @@ def prepare(leaf, how, seed):
         leaf.io(*[f"write -P 20 {offset} 1k" for offset in range(0, leaf.size, 64 << 10)])
         run("qemu-img", "snapshot", "-c", "one", leaf.path)
         leaf.io("write -P 19 100k 100k")
+    if how == "almost a block":
+        leaf.io("write -P 17 0 1920k")
+        clusters = leaf.path.stat().st_size // 4096
+        if not 450 < clusters < 512:  # of them one block counts 512
+            raise Wrong(f"the leaf has {clusters} clusters")
     leaf.take_shadow()
     if how == "left behind":
         leaf.exercise("--copy", "--steps", 6, "--keep", "--no-trim", "--seed", seed)

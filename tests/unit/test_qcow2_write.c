@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guests' writes: where they go, what is pending, and what a write-back leaves. */
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "tests/unit/write_fixture.h"
 
 /* What others do while somebody flushes, once. */
@@ -221,6 +224,40 @@ START_TEST(the_end_is_named_ahead_again_before_it_is_reached)
 }
 END_TEST
 
+/* Blocks of counts for later are not worth that a write fails now. */
+START_TEST(a_little_room_is_enough_for_a_cluster)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run;
+	struct rlimit limit;
+	struct stat status;
+	unsigned count;
+
+	ck_assert_int_eq(fstat(image->fd, &status), 0);
+	limit = (struct rlimit){(rlim_t)status.st_size + 2 * CLUSTER, RLIM_INFINITY};
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_msg(
+		qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err) == 0, "%s", err.text);
+	ck_assert_int_eq(qcow2_zone_look_ahead(image, &err), 0);
+	end(image);
+}
+END_TEST
+
+/* What was begun may be on disk in part: nobody may take the place again. */
+START_TEST(a_zone_that_cannot_be_counted_to_its_end_fails_the_image)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run;
+	unsigned count;
+
+	image->refcounts->table[0] = UINT64_C(1) << 40; /* where nothing can be read */
+	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), -1);
+	ck_assert(image->failed);
+	end(image);
+}
+END_TEST
+
 START_TEST(what_is_fresh_serves_workers_and_tables_behind_a_flush)
 {
 	struct qcow2 *image = begin(3);
@@ -385,7 +422,8 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_cluster_that_the_file_never_named_is_used_again_after_a_grace_period,
 	fresh_clusters_are_for_guests_alone_until_a_flush,
 	fresh_clusters_are_made_while_another_holds_the_structure_lock,
-	the_end_is_named_ahead_again_before_it_is_reached,
+	the_end_is_named_ahead_again_before_it_is_reached, a_little_room_is_enough_for_a_cluster,
+	a_zone_that_cannot_be_counted_to_its_end_fails_the_image,
 	what_is_fresh_serves_workers_and_tables_behind_a_flush, copy_on_read_never_wins,
 	an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
