@@ -14,9 +14,8 @@
 #include "imaged/guest_write.h"
 #include "imaged/keeper.h"
 
-
-	/* A thread's means to read compressed clusters; made when first needed. */
-	struct expander {
+/* A thread's means to read compressed clusters; made when first needed. */
+struct expander {
 	struct decompressor *decompressor;
 	unsigned char *stored, *cluster;
 	uint64_t stored_room, cluster_room;

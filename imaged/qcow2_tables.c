@@ -341,7 +341,6 @@ int qcow2_prepare_tables(struct qcow2 *image, uint64_t offset, uint64_t length, 
 	unsigned span_bits = image->header.cluster_bits * 2 - 3;
 	struct wanted wanted = {
 		.next = offset >> span_bits, .end = ((offset + length - 1) >> span_bits) + 1};
-
 	bool has_flushed;
 
 	bug_if(length == 0 || wanted.end > image->header.l1_entries);

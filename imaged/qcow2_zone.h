@@ -43,17 +43,17 @@ struct zone {
 
 struct qcow2_zones {
 	struct run_set free; /* counted durably */
-	struct run_set
-		fresh; /* counted, not known to be durable: for clusters whose entries are written behind a flush */
-	uint64_t
-		named_until; /* cluster: the hint names what lies between `end` and here, durably; 0: it does not */
+	/* Counted, not known to be durable: for clusters whose entries are written behind a flush. */
+	struct run_set fresh;
+	/* Cluster: the hint names what lies between `end` and here, durably; 0: it does not. */
+	uint64_t named_until;
 	struct zone *zones; /* owned; ascending */
 	size_t count, capacity;
-	pthread_mutex_t
-		end_lock; /* held by who moves `end` up; between the structure lock and the image's */
-	uint64_t end;	  /* cluster: the next zone begins here; the file's end */
-	uint64_t begin;	  /* cluster: where the first zone of this life could begin */
-	uint64_t floor;	  /* cluster: the file may be cut down to here */
+	/* Held by who moves `end` up; between the structure lock and the image's. */
+	pthread_mutex_t end_lock;
+	uint64_t end;	/* cluster: the next zone begins here; the file's end */
+	uint64_t begin; /* cluster: where the first zone of this life could begin */
+	uint64_t floor; /* cluster: the file may be cut down to here */
 	uint64_t next_bytes;
 	uint64_t last_clusters; /* of the zone that was made last */
 	bool is_tight;		/* the file system was full when a zone was last made ahead */
