@@ -66,7 +66,7 @@ FEW_CALLS = 12  # between two flushes; where there are more, they are entries of
 
 
 class Scenario:
-    def __init__(self, folder, name, exerciser, library, seed):
+    def __init__(self, folder, name, exerciser, preload, seed):
         options, size, how, self.arguments = SCENARIOS[name]
         self.arguments = [*self.arguments, "--copy", "--seed", str(seed)]
         self.leaf = Leaf(folder, exerciser, size=size, options=options, seed=seed)
@@ -76,7 +76,7 @@ class Scenario:
         self.start = self.leaf.folder / "start.qcow2"
         shutil.copyfile(self.leaf.path, self.start)
         self.log = self.leaf.folder / "writes.log"
-        self.environment = {"LD_PRELOAD": library, "SLUICE_KILL_UNDER": str(self.leaf.path),
+        self.environment = {"LD_PRELOAD": preload, "SLUICE_KILL_UNDER": str(self.leaf.path),
                             "ASAN_OPTIONS": "verify_asan_link_order=0"}
 
     def judge_crashed(self):
@@ -229,7 +229,7 @@ def kill_everywhere(scenario, calls, points):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("exerciser")
-    parser.add_argument("library")
+    parser.add_argument("preload")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
     parser.add_argument("--points", type=int, default=30)
@@ -241,7 +241,7 @@ def main():
         begun = time.monotonic()
         with work_folder() as folder:
             try:
-                scenario = Scenario(folder, name, os.path.abspath(options.exerciser), os.path.abspath(options.library),
+                scenario = Scenario(folder, name, os.path.abspath(options.exerciser), os.path.abspath(options.preload),
                                     options.seed)
                 calls = scenario.record()
                 killed = kill_everywhere(scenario, calls, options.points)

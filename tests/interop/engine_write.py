@@ -18,8 +18,8 @@ CLUSTER_SIZES = [512 << i for i in range(13)]
 
 
 class Tests:
-    def __init__(self, folder, exerciser, library, seed):
-        self.folder, self.exerciser, self.library, self.seed = folder, exerciser, library, seed
+    def __init__(self, folder, exerciser, preload, seed):
+        self.folder, self.exerciser, self.preload, self.seed = folder, exerciser, preload, seed
 
     def leaf(self, **options):
         return Leaf(self.folder, self.exerciser, seed=self.seed, **options)
@@ -302,7 +302,7 @@ class Tests:
         for cluster, limit in ((512, 2 << 20), (4096, 5 << 20), (65536, 9 << 20), (2 << 20, 23 << 20)):
             leaf = self.leaf(size=64 << 20 if cluster > 4096 else 12 << 20, options=f"cluster_size={cluster}")
             leaf.take_shadow()
-            leaf.exercise("--copy", "--full", environment={"LD_PRELOAD": self.library, "SLUICE_KILL_UNDER": str(leaf.path),
+            leaf.exercise("--copy", "--full", environment={"LD_PRELOAD": self.preload, "SLUICE_KILL_UNDER": str(leaf.path),
                                                           "SLUICE_FULL_ABOVE": str(limit),
                                                           "ASAN_OPTIONS": "verify_asan_link_order=0"})
             leaf.judge()
@@ -334,7 +334,7 @@ class Tests:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("exerciser")
-    parser.add_argument("library")
+    parser.add_argument("preload")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
     parser.add_argument("--rounds", type=int, default=1)
@@ -342,7 +342,7 @@ def main():
     failed = 0
     for seed in range(options.seed, options.seed + options.rounds):
         with work_folder() as folder:
-            tests = Tests(folder, os.path.abspath(options.exerciser), os.path.abspath(options.library), seed)
+            tests = Tests(folder, os.path.abspath(options.exerciser), os.path.abspath(options.preload), seed)
             for name in [name for name in dir(tests) if name.startswith("test_")]:
                 if options.names and name not in options.names:
                     continue

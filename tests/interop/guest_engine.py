@@ -27,12 +27,12 @@ ROUNDS = float(os.environ.get("SLUICE_TEST_FACTOR", "1"))
 
 
 class Bench:
-    def __init__(self, exerciser, library):
+    def __init__(self, exerciser, preload):
         self.exerciser = os.path.abspath(exerciser)
-        self.library = os.path.abspath(library)
+        self.preload = os.path.abspath(preload)
 
     def preloaded(self, disk, **more):
-        return {"LD_PRELOAD": self.library, "SLUICE_KILL_UNDER": str(disk.leaf), "ASAN_OPTIONS": "verify_asan_link_order=0",
+        return {"LD_PRELOAD": self.preload, "SLUICE_KILL_UNDER": str(disk.leaf), "ASAN_OPTIONS": "verify_asan_link_order=0",
                 **{name: str(value) for name, value in more.items()}}
 
 
@@ -161,11 +161,11 @@ def attempt(bench, test, place, seed):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("exerciser")
-    parser.add_argument("library")
+    parser.add_argument("preload")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
     options = parser.parse_args()
-    bench = Bench(options.exerciser, options.library)
+    bench = Bench(options.exerciser, options.preload)
     failed = 0
     with work_folder() as place, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for test, count in TESTS.items():

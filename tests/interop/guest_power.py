@@ -30,7 +30,7 @@ ROUNDS = float(os.environ.get("SLUICE_TEST_FACTOR", "1"))
 class Cuts:
     """One recorded run of a random chain, and the states in which the power can have left its leaf."""
 
-    def __init__(self, folder, exerciser, library, seed):
+    def __init__(self, folder, exerciser, preload, seed):
         self.folder = folder
         self.disk = GuestDisk(folder, exerciser, seed, 700 * KIB)
         self.draw = self.disk.draw
@@ -40,9 +40,9 @@ class Cuts:
         self.away.mkdir()
         self.dump = folder / "dump"
         self.stale_log = None
-        self.record(library)
+        self.record(preload)
 
-    def record(self, library):
+    def record(self, preload):
         calls, journal = self.folder / "calls", self.folder / "journal"
         options = ["--steps", self.draw.randrange(20, 90), "--threads", self.draw.randrange(1, 5), "--journal", journal]
         options += self.draw.choice(([], ["--jobs"], ["--jobs", "--finish"], ["--jobs", "--finish"]))
@@ -50,7 +50,7 @@ class Cuts:
         if self.draw.random() < 0.5:
             options.append("--die")
         self.disk.story.append(str(options))
-        environment = {"LD_PRELOAD": library, "SLUICE_KILL_UNDER": str(self.disk.leaf), "SLUICE_WRITE_LOG": str(calls),
+        environment = {"LD_PRELOAD": preload, "SLUICE_KILL_UNDER": str(self.disk.leaf), "SLUICE_WRITE_LOG": str(calls),
                        "ASAN_OPTIONS": "verify_asan_link_order=0"}
         self.disk.exercise(*options, accept=(KILLED if "--die" in options else 0,), environment=environment)
         self.recording = Recording(calls, self.start)
@@ -106,13 +106,13 @@ def backing_of(leaf):
         return re.sub("^file:", "", file.read(length).decode())
 
 
-def cut_chain(place, exerciser, library, seed, cuts):
+def cut_chain(place, exerciser, preload, seed, cuts):
     """(cuts made, of them without all layers, with a log of another boot, failure or None)"""
     folder = pathlib.Path(tempfile.mkdtemp(dir=place))
     done = shorter = stale = 0
     story = []
     try:
-        chain = Cuts(folder, exerciser, library, seed)
+        chain = Cuts(folder, exerciser, preload, seed)
         story = chain.disk.story
         for count in chain.recording.choose_cuts(chain.draw, cuts):
             story.append(f"cut after call {count} of {len(chain.recording.calls)}")
@@ -133,7 +133,7 @@ def cut_chain(place, exerciser, library, seed, cuts):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("exerciser")
-    parser.add_argument("library")
+    parser.add_argument("preload")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_TEST_SEED", "1")))
     parser.add_argument("--chains", type=int, default=max(1, int(36 * ROUNDS)))
     parser.add_argument("--cuts", type=int, default=30)
@@ -141,7 +141,7 @@ def main():
     begun = time.monotonic()
     first = options.seed * 100_000
     with work_folder() as place, concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(cut_chain, place, os.path.abspath(options.exerciser), os.path.abspath(options.library), seed,
+        jobs = [pool.submit(cut_chain, place, os.path.abspath(options.exerciser), os.path.abspath(options.preload), seed,
                             options.cuts) for seed in range(first, first + options.chains)]
         outcomes = [job.result() for job in jobs]
     done, shorter, stale = (sum(outcome[i] for outcome in outcomes) for i in range(3))
