@@ -59,11 +59,16 @@ void refcount_pack(unsigned char *block, unsigned order, uint64_t index, uint64_
 	}
 }
 
-int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err)
+void qcow2_mark_failed(struct qcow2 *image)
 {
 	image->failed = true;
 	if (image->writes && image->writes->hooks.failed)
 		image->writes->hooks.failed(image->writes->hooks.owner);
+}
+
+int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err)
+{
+	qcow2_mark_failed(image);
 	return err_set_errno(err, number, "%s: %s", image->path, what);
 }
 

@@ -60,6 +60,8 @@ int MUST_CHECK qcow2_refcount_table_write(
 
 /* The image has failed; for a metadata write that did not work.  -1. */
 int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err);
+/* The same where the reason is known already. */
+void qcow2_mark_failed(struct qcow2 *image);
 
 /* How a range at the end of the file gets its counts, and what else is needed for that (qcow2_refcount_grow.c).
  *

@@ -4,8 +4,10 @@
  *
  * Nothing on disk points to them until they are durable, so each step may be the last one before a crash: at worst the range
  * is a leak.  A block's entry in the table comes after the count of the block's own cluster: in an old block, or in a new one
- * whose entry stands in the same sector or was durable before.  The number of blocks depends on the range's end and the end on the number of blocks; both only grow, so
- * repeating the sum until it stands still finds the least that works. */
+ * whose entry stands in the same sector or was durable before.
+ *
+ * The number of blocks depends on the range's end and the end on the number of blocks; both only grow, so repeating the sum
+ * until it stands still finds the least that works. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +45,18 @@ static uint64_t covered_end(const struct refcount_growth *growth)
 	return growth->end + growth->ahead;
 }
 
+/* Of a table that has this entry, and half as much to spare where other programs would still read it then. */
+static uint64_t table_clusters(const struct qcow2 *image, uint64_t last)
+{
+	uint64_t per_cluster = image->header.cluster_size / 8;
+	uint64_t most = QCOW2_REFCOUNT_TABLE_BYTES_MAX / image->header.cluster_size;
+	uint64_t least = last / per_cluster + 1, usual = (last + last / 2) / per_cluster + 1;
+
+	if (usual > most)
+		usual = most;
+	return usual > least ? usual : least;
+}
+
 int qcow2_refcount_plan(const struct qcow2 *image, const struct refcount_wish *wish,
 	struct refcount_growth *ret_growth, struct err *err)
 {
@@ -71,7 +85,7 @@ int qcow2_refcount_plan(const struct qcow2 *image, const struct refcount_wish *w
 		if (growth.end > first)
 			growth.blocks += missing_blocks(refcounts, first, covered_end(&growth));
 		if (last >= refcounts->entries) {
-			growth.table_clusters = (last + last / 2) / per_cluster + 1;
+			growth.table_clusters = table_clusters(image, last);
 			growth.table_entries = growth.table_clusters * per_cluster;
 		}
 		growth.usable = first + growth.blocks + growth.table_clusters;
@@ -99,7 +113,7 @@ struct growing {
 	bool is_linked;	   /* all blocks have */
 };
 
-/* With the image's lock held. */
+/* The table in memory changes with the structure lock held only: with that, reading it needs no other. */
 static void list_new_blocks(struct growing *growing)
 {
 	const struct refcount_growth *growth = growing->growth;
@@ -266,11 +280,11 @@ static int link_next(struct growing *growing, struct err *err)
 	while (to < growth->blocks && numbers[to] <= last &&
 		numbers[to] / ENTRIES_IN_SECTOR == numbers[from] / ENTRIES_IN_SECTOR)
 		to++;
+	growing->is_linked = to == from || (to == growth->blocks && growth->extra_count == 0);
 	if (to > from) {
 		growing->linked += to - from;
 		return link_some(growing, from, to, err);
 	}
-	growing->is_linked = true;
 	if (link_some(growing, 0, growth->extra_count, err) < 0)
 		return -1;
 	return link_some(growing, from, growth->blocks, err);
@@ -347,26 +361,26 @@ static int replace_table(struct growing *growing, struct err *err)
 }
 
 /* What has been raised or linked cannot be taken back. */
-static int fail(struct qcow2 *image, struct err *err)
+static void fail(struct qcow2 *image)
 {
 	pthread_mutex_lock(&image->lock);
-	if (!image->failed)
-		qcow2_fail(image, err && err->number ? err->number : EIO,
-			"cannot count new clusters", err);
+	qcow2_mark_failed(image);
 	pthread_mutex_unlock(&image->lock);
-	return -1;
 }
 
 int qcow2_refcount_grow(struct qcow2 *image, struct refcount_growth *growth, struct err *err)
 {
 	struct growing growing = {.image = image, .growth = growth};
-	int outcome = take_step(&growing, write_new, err);
+	int outcome = write_new(&growing, err);
 
+	/* Nobody knows what was written: no look-up need wait for it. */
+	if (outcome == 0)
+		outcome = qcow2_flush(image, err);
 	if (outcome == 0) {
 		outcome = growth->table_clusters > 0 ? replace_table(&growing, err)
 						     : link_blocks(&growing, err);
 		if (outcome < 0)
-			outcome = fail(image, err);
+			fail(image);
 	}
 	free(growing.numbers);
 	return outcome;

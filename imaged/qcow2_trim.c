@@ -34,13 +34,28 @@ static bool must_keep_count(const struct cluster_count *cluster)
 	return cluster->is_active && cluster->kind != REFERENCE_COMPRESSED;
 }
 
-/* Lowers what is counted higher than it is used.  A plain cluster of the active disk keeps its count. */
-static int lower_leaks(struct qcow2 *image, const struct reference_counts *counts,
+static uint64_t refcount_table(struct qcow2 *image)
+{
+	uint64_t offset;
+
+	pthread_mutex_lock(&image->lock);
+	offset = image->header.refcount_table_offset;
+	pthread_mutex_unlock(&image->lock);
+	return offset;
+}
+
+#define HAS_MOVED 1
+
+/* Lowers what is counted higher than it is used.  A plain cluster of the active disk keeps its count.  0, HAS_MOVED: since the
+ * walk began the refcount table was replaced, or -1 and err. */
+static int lower_leaks(struct qcow2 *image, const struct reference_counts *counts, uint64_t table,
 	struct freed *freed, struct err *err)
 {
 	int outcome = 0;
 
 	pthread_mutex_lock(&image->lock);
+	if (image->header.refcount_table_offset != table)
+		outcome = HAS_MOVED;
 	for (uint64_t i = 0; i < counts->count && outcome == 0; i++) {
 		const struct cluster_count *cluster = &counts->clusters[i];
 		uint64_t on_disk;
@@ -63,6 +78,25 @@ static int lower_leaks(struct qcow2 *image, const struct reference_counts *count
 	return outcome;
 }
 
+/* Space is made for guests and workers meanwhile, and what is old by then may be in the window: a refcount table that was
+ * replaced.  Where it lies when the walk begins is durable then, and is so still when counts are lowered. */
+static int reclaim_clusters(struct qcow2 *image, struct reference_counts *counts, uint64_t first,
+	uint64_t count, struct freed *freed, struct err *err)
+{
+	int r;
+
+	do {
+		uint64_t table = refcount_table(image);
+
+		/* What another program wrote last may not be durable either, and the walk sees it. */
+		if (qcow2_flush(image, err) < 0 ||
+			reference_counts_walk(counts, image, first, count, err) < 0)
+			return -1;
+		r = lower_leaks(image, counts, table, freed, err);
+	} while (r == HAS_MOVED);
+	return r;
+}
+
 static int reclaim_window(struct qcow2 *image, struct reference_counts *counts,
 	const struct zone_window *window, struct freed *freed, struct err *err)
 {
@@ -77,8 +111,7 @@ static int reclaim_window(struct qcow2 *image, struct reference_counts *counts,
 	while (first < end) {
 		uint64_t count = end - first < COUNTS_WINDOW ? end - first : COUNTS_WINDOW;
 
-		if (reference_counts_walk(counts, image, first, count, err) < 0 ||
-			lower_leaks(image, counts, freed, err) < 0)
+		if (reclaim_clusters(image, counts, first, count, freed, err) < 0)
 			return -1;
 		first += count;
 	}
@@ -99,8 +132,7 @@ static int reclaim(struct qcow2 *image, struct freed *freed, struct err *err)
 {
 	struct qcow2_zones *zones = image->zones;
 	struct reference_counts counts = {.clusters = NULL};
-	/* The walk sees what another program wrote last, durable or not: first it must be durable. */
-	int outcome = qcow2_flush(image, err);
+	int outcome = 0;
 
 	for (unsigned i = 0; i < zones->left_behind_count && outcome == 0; i++)
 		outcome = reclaim_window(image, &counts, &zones->left_behind[i], freed, err);

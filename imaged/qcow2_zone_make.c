@@ -9,8 +9,8 @@
  *
  * A crash before the end leaves a range that nothing refers to: not counted, or named by the hint.
  *
- * Who makes one has taken its place in the file at once, and others go on behind it meanwhile.  If it comes to nothing then, the place
- * stays a hole. */
+ * Who makes one has taken its place in the file at once, and others go on behind it meanwhile.  If it comes to nothing then, the
+ * place stays a hole. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -23,8 +23,8 @@
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
-/* So much past a zone's end is named in the hint and, if there is room, has refcount blocks: bytes, but no more than twice the disk, nor more
- * than so many bytes of blocks can count. */
+/* So much past a zone's end is named in the hint and, if there is room, has refcount blocks: bytes, but no more than twice the
+ * disk, nor more than so many bytes of blocks can count. */
 #define AHEAD_BYTES	   (UINT64_C(4) << 30)
 #define AHEAD_BLOCKS_BYTES (UINT64_C(1) << 20)
 
@@ -41,11 +41,28 @@ static uint64_t clusters_ahead(const struct qcow2 *image)
 	return clusters < most ? clusters : most;
 }
 
-/* How large the zone should be, in clusters: what was asked for, at least the next size, at most an eighth of what is free. */
+/* In bytes: nothing that is made ahead takes more of what is free. */
+static uint64_t share_of_free(const struct qcow2 *image)
+{
+	struct statvfs file_system;
+
+	if (fstatvfs(image->fd, &file_system) < 0)
+		return UINT64_MAX;
+	return (uint64_t)file_system.f_bavail * file_system.f_frsize / 8;
+}
+
+/* At least one. */
+static uint64_t clusters_within(const struct qcow2 *image, uint64_t bytes, uint64_t share)
+{
+	uint64_t clusters = (bytes < share ? bytes : share) >> image->header.cluster_bits;
+
+	return clusters > 0 ? clusters : 1;
+}
+
+/* How large the zone should be: what was asked for, at least the next size. */
 static uint64_t clusters_for_zone(struct qcow2 *image, uint64_t want)
 {
 	uint64_t bytes, wanted = want << image->header.cluster_bits;
-	struct statvfs file_system;
 
 	pthread_mutex_lock(&image->lock);
 	bytes = image->zones->next_bytes;
@@ -54,13 +71,7 @@ static uint64_t clusters_for_zone(struct qcow2 *image, uint64_t want)
 		bytes *= 2;
 	if (bytes > ZONE_BYTES_MAX)
 		bytes = ZONE_BYTES_MAX;
-	if (fstatvfs(image->fd, &file_system) == 0) {
-		uint64_t share = (uint64_t)file_system.f_bavail * file_system.f_frsize / 8;
-
-		if (bytes > share)
-			bytes = share;
-	}
-	return bytes >> image->header.cluster_bits ? bytes >> image->header.cluster_bits : 1;
+	return clusters_within(image, bytes, share_of_free(image));
 }
 
 /* Space for [first, end): allocated where the file system can, else only the file's length. */
@@ -167,6 +178,8 @@ static int add_fresh(
 	if (outcome == 0) {
 		image->zones->end = growth->end;
 		zone_is_made(image, growth, want, ZONE_FRESH);
+	} else {
+		qcow2_mark_failed(image); /* some may be counted that no zone has */
 	}
 	pthread_mutex_unlock(&image->lock);
 	return outcome;
@@ -209,6 +222,15 @@ struct wanted {
 	uint64_t clusters;
 	uint64_t ahead; /* behind it, with refcount blocks */
 };
+
+/* Blocks that may never be needed are not made out of the last room. */
+static uint64_t ahead_with_room(const struct qcow2 *image)
+{
+	uint64_t ahead = clusters_ahead(image);
+	uint64_t blocks = ahead / image->refcounts->block_entries + 1;
+
+	return blocks << image->header.cluster_bits <= share_of_free(image) ? ahead : 0;
+}
 
 /* Takes the end of the file.  0, NO_ROOM, or -1 and err. */
 static int take_end(struct qcow2 *image, const struct wanted *wanted,
@@ -292,8 +314,8 @@ static int name_it(struct qcow2 *image, const struct refcount_growth *growth, st
 	return qcow2_zone_write_hint(image, &window, err);
 }
 
-static int grow(struct qcow2 *image, struct wanted wanted, struct refcount_growth *ret_growth,
-	struct err *err)
+static int try_to_grow(struct qcow2 *image, struct wanted wanted,
+	struct refcount_growth *ret_growth, struct err *err)
 {
 	uint64_t named;
 
@@ -318,10 +340,22 @@ static int grow(struct qcow2 *image, struct wanted wanted, struct refcount_growt
 	return 0;
 }
 
+/* Without fallocate() it is only when blocks are written that they turn out to have no room. */
+static int grow(struct qcow2 *image, struct wanted wanted, struct refcount_growth *ret_growth,
+	struct err *err)
+{
+	if (try_to_grow(image, wanted, ret_growth, err) == 0)
+		return 0;
+	if (err->number != ENOSPC || wanted.ahead == 0)
+		return -1;
+	wanted.ahead = 0;
+	return try_to_grow(image, wanted, ret_growth, err);
+}
+
 static int make_durable(struct qcow2 *image, uint64_t want, struct err *err)
 {
 	const struct wanted wanted = {
-		.clusters = clusters_for_zone(image, want), .ahead = clusters_ahead(image)};
+		.clusters = clusters_for_zone(image, want), .ahead = ahead_with_room(image)};
 	struct refcount_growth growth;
 
 	if (grow(image, wanted, &growth, err) < 0)
@@ -374,10 +408,10 @@ static bool is_end_near(const struct qcow2 *image)
 /* The zone that goes with it: small, so that the place before the name's end does not go to it. */
 static uint64_t clusters_for_name(const struct qcow2 *image)
 {
-	uint64_t quarter = clusters_ahead(image) / 4,
-		 least = ZONE_BYTES_MIN >> image->header.cluster_bits;
+	uint64_t quarter = (clusters_ahead(image) / 4) << image->header.cluster_bits;
 
-	return least > quarter ? (quarter > 0 ? quarter : 1) : (least > 0 ? least : 1);
+	return clusters_within(
+		image, quarter < ZONE_BYTES_MIN ? quarter : ZONE_BYTES_MIN, share_of_free(image));
 }
 
 bool qcow2_zone_wanted(struct qcow2 *image)
@@ -416,7 +450,7 @@ int qcow2_zone_make_ready(struct qcow2 *image, enum zone_kind kind, struct err *
 static int name_ahead(struct qcow2 *image, struct err *err)
 {
 	const struct wanted wanted = {
-		.clusters = clusters_for_name(image), .ahead = clusters_ahead(image)};
+		.clusters = clusters_for_name(image), .ahead = ahead_with_room(image)};
 	struct refcount_growth growth;
 
 	if (grow(image, wanted, &growth, err) < 0)

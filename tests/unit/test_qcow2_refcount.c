@@ -177,6 +177,20 @@ START_TEST(missing_blocks_of_old_clusters_are_made_too)
 }
 END_TEST
 
+START_TEST(a_table_grows_as_far_as_other_programs_read_it)
+{
+	struct qcow2 image = image_with(9, 6, 64, 64);
+	/* 900,000 of 1,048,576 entries; half as many more would be too many. */
+	const struct refcount_wish wish = {.first = UINT64_C(900000) * 64, .want = 1};
+	struct refcount_growth growth;
+	struct err err = {.text = ""};
+
+	ck_assert_msg(qcow2_refcount_plan(&image, &wish, &growth, &err) == 0, "%s", err.text);
+	ck_assert_uint_eq(growth.table_entries, 1 << 20);
+	qcow2_refcounts_free(image.refcounts);
+}
+END_TEST
+
 START_TEST(a_file_too_large_for_any_table_is_refused)
 {
 	struct qcow2 image = image_with(9, 6, 64, 64);
@@ -195,4 +209,5 @@ UNIT_MAIN("qcow2_refcount", what_is_packed_is_unpacked_in_every_width,
 	a_range_that_old_blocks_count_needs_nothing, new_blocks_count_themselves,
 	a_table_that_is_too_small_is_replaced_by_one_that_counts_all,
 	what_comes_behind_the_range_gets_its_blocks_with_it,
-	missing_blocks_of_old_clusters_are_made_too, a_file_too_large_for_any_table_is_refused)
+	missing_blocks_of_old_clusters_are_made_too, a_table_grows_as_far_as_other_programs_read_it,
+	a_file_too_large_for_any_table_is_refused)

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guests' writes: where they go, what is pending, and what a write-back leaves. */
-#include <signal.h>
-#include <sys/resource.h>
-
 #include "tests/unit/write_fixture.h"
 
 /* What others do while somebody flushes, once. */
@@ -135,149 +132,6 @@ START_TEST(a_cluster_that_the_file_never_named_is_used_again_after_a_grace_perio
 	ck_assert_uint_eq(waits, 1);
 	ck_assert_uint_eq(count_of(image, host), 1);
 	ck_assert_uint_eq(image->zones->free.total + image->zones->fresh.total, free_before + 1);
-	end(image);
-}
-END_TEST
-
-START_TEST(fresh_clusters_are_for_guests_alone_until_a_flush)
-{
-	struct qcow2 *image = begin(3);
-	struct cluster_run run;
-	unsigned count;
-	uint64_t fresh;
-
-	/* The first zone makes the hint name what comes behind it: the next needs no flush. */
-	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
-	ck_assert_uint_eq(image->zones->fresh.total, 0);
-	ck_assert_int_eq(qcow2_zone_make(image, 600, ZONE_FRESH, &err), 0);
-	fresh = image->zones->fresh.total;
-	ck_assert_uint_ge(fresh, 600);
-	ck_assert_uint_eq(count_of(image, image->zones->fresh.runs[0].first << BITS), 1);
-	ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
-	ck_assert(!run_set_overlaps(&image->zones->fresh, run.offset >> BITS, 1));
-	ck_assert_int_eq(qcow2_flush(image, &err), 0);
-	ck_assert_uint_eq(image->zones->fresh.total, 0);
-	end(image);
-}
-END_TEST
-
-static void *make_fresh(void *image)
-{
-	struct cluster_run run;
-	struct err why;
-	unsigned count;
-
-	return qcow2_zone_make(image, 600, ZONE_FRESH, &why) == 0 &&
-			       qcow2_reserve_fresh(image, 600 * CLUSTER, &run, 1, &count, &why) == 0
-		       ? image
-		       : NULL;
-}
-
-START_TEST(fresh_clusters_are_made_while_another_holds_the_structure_lock)
-{
-	struct qcow2 *image = begin(3);
-	struct cluster_run run;
-	struct timespec until;
-	pthread_t guest;
-	unsigned count;
-	void *result;
-
-	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
-	pthread_mutex_lock(&image->head->lock);
-	ck_assert_int_eq(pthread_create(&guest, NULL, make_fresh, image), 0);
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 10;
-	ck_assert_int_eq(pthread_timedjoin_np(guest, &result, &until), 0);
-	ck_assert_ptr_eq(result, image);
-	pthread_mutex_unlock(&image->head->lock);
-	end(image);
-}
-END_TEST
-
-/* The hint, and with it blocks of counts, go ahead of the zones by twice the disk, 8192 clusters: half of it is always left. */
-START_TEST(the_end_is_named_ahead_again_before_it_is_reached)
-{
-	struct qcow2 *image = begin(3);
-	const struct qcow2_zones *zones = image->zones;
-	struct cluster_run run;
-	uint64_t first;
-	unsigned count;
-
-	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
-	ck_assert_uint_eq(zones->named_until, zones->end + 8192);
-	for (int i = 0; i < 6; i++) {
-		uint64_t named = zones->named_until;
-
-		ck_assert_int_eq(
-			qcow2_zone_make(image, zones->free.total + 300, ZONE_FRESH, &err), 0);
-		ck_assert_uint_eq(zones->named_until, named);
-		ck_assert_uint_le(zones->end, named);
-		ck_assert(!run_set_overlaps(&zones->free, zones->end - 300, 300));
-		ck_assert_int_eq(qcow2_zone_look_ahead(image, &err), 0);
-		ck_assert_uint_ge(zones->named_until, zones->end + 4096);
-		pthread_mutex_lock(&image->lock);
-		while (qcow2_zone_take(image, UINT64_MAX, ZONE_FRESH, &first) > 0)
-			;
-		pthread_mutex_unlock(&image->lock);
-	}
-	end(image);
-}
-END_TEST
-
-/* Blocks of counts for later are not worth that a write fails now. */
-START_TEST(a_little_room_is_enough_for_a_cluster)
-{
-	struct qcow2 *image = begin(3);
-	struct cluster_run run;
-	struct rlimit limit;
-	struct stat status;
-	unsigned count;
-
-	ck_assert_int_eq(fstat(image->fd, &status), 0);
-	limit = (struct rlimit){(rlim_t)status.st_size + 2 * CLUSTER, RLIM_INFINITY};
-	signal(SIGXFSZ, SIG_IGN);
-	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
-	ck_assert_msg(
-		qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err) == 0, "%s", err.text);
-	ck_assert_int_eq(qcow2_zone_look_ahead(image, &err), 0);
-	end(image);
-}
-END_TEST
-
-/* What was begun may be on disk in part: nobody may take the place again. */
-START_TEST(a_zone_that_cannot_be_counted_to_its_end_fails_the_image)
-{
-	struct qcow2 *image = begin(3);
-	struct cluster_run run;
-	unsigned count;
-
-	image->refcounts->table[0] = UINT64_C(1) << 40; /* where nothing can be read */
-	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), -1);
-	ck_assert(image->failed);
-	end(image);
-}
-END_TEST
-
-START_TEST(what_is_fresh_serves_workers_and_tables_behind_a_flush)
-{
-	struct qcow2 *image = begin(3);
-	struct cluster_run run;
-	size_t zones;
-	unsigned count;
-
-	/* All of the first zone is taken. */
-	ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
-	ck_assert_int_eq(qcow2_reserve_fresh(
-				 image, image->zones->free.total * CLUSTER, &run, 1, &count, &err),
-		0);
-	ck_assert_int_eq(qcow2_zone_make(image, 600, ZONE_FRESH, &err), 0);
-	ck_assert_uint_eq(image->zones->free.total, 0);
-	zones = image->zones->count;
-	ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
-	ck_assert_uint_eq(image->zones->count, zones);
-	ck_assert_uint_eq(image->zones->fresh.total, 0);
-	ck_assert_uint_eq(count_of(image, run.offset), 1);
-	ck_assert(!run_set_overlaps(&image->zones->free, run.offset >> BITS, 1));
 	end(image);
 }
 END_TEST
@@ -420,12 +274,7 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	a_zeroed_cluster_is_given_back_only_when_the_file_has_forgotten_it,
 	a_zeroed_cluster_that_keeps_its_space_is_written_in_its_old_place,
 	a_cluster_that_the_file_never_named_is_used_again_after_a_grace_period,
-	fresh_clusters_are_for_guests_alone_until_a_flush,
-	fresh_clusters_are_made_while_another_holds_the_structure_lock,
-	the_end_is_named_ahead_again_before_it_is_reached, a_little_room_is_enough_for_a_cluster,
-	a_zone_that_cannot_be_counted_to_its_end_fails_the_image,
-	what_is_fresh_serves_workers_and_tables_behind_a_flush, copy_on_read_never_wins,
-	an_entry_reaches_the_file_between_two_flushes,
+	copy_on_read_never_wins, an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
 	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
 	when_the_pending_map_is_full_it_is_written_back)

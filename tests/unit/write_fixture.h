@@ -50,28 +50,35 @@ static UNUSED struct qcow2 *open_again(void)
 	return image;
 }
 
-/* A disk of 16 MiB with one L2 table, which names nothing. */
-static UNUSED struct qcow2 *begin(uint32_t version)
+/* What it has is counted, and guests may write. */
+static UNUSED struct qcow2 *begin_tiny(const struct tiny_image *tiny)
 {
-	const struct tiny_image tiny = {
-		.version = version, .cluster_bits = BITS, .disk_size = 16 << 20, .tables = 1};
 	struct qcow2 *image;
 	int fd;
 
 	snprintf(path, sizeof(path), "/tmp/sluice-write-%d.qcow2", (int)getpid());
-	fd = tiny_image_make(path, &tiny);
-	for (uint64_t i = 0; i < TINY_L2 + tiny.tables; i++) {
+	fd = tiny_image_make(path, tiny);
+	for (uint64_t i = 0; i < TINY_L2 + tiny->tables; i++) {
 		uint16_t one = htobe16(1);
 
-		ck_assert_int_eq(pwrite_full(fd, &one, 2, tiny_cluster(&tiny, 2) + i * 2), 0);
+		ck_assert_int_eq(pwrite_full(fd, &one, 2, tiny_cluster(tiny, 2) + i * 2), 0);
 	}
-	tiny_image_store(fd, tiny_cluster(&tiny, 1), tiny_cluster(&tiny, 2));
+	tiny_image_store(fd, tiny_cluster(tiny, 1), tiny_cluster(tiny, 2));
 	close(fd);
 	memset(slots, 0, sizeof(slots));
 	wakes = waits = 0;
 	image = open_again();
 	qcow2_writes_begin(image, slots, &hooks);
 	return image;
+}
+
+/* A disk of 16 MiB with one L2 table, which names nothing. */
+static UNUSED struct qcow2 *begin(uint32_t version)
+{
+	const struct tiny_image tiny = {
+		.version = version, .cluster_bits = BITS, .disk_size = 16 << 20, .tables = 1};
+
+	return begin_tiny(&tiny);
 }
 
 static UNUSED void end(struct qcow2 *image)
