@@ -164,43 +164,59 @@ def cut_power(scenario, calls, cuts, seed):
     return len(moments)
 
 
+def sectors(call):
+    """A write as one of each sector."""
+    what, offset, length, data = call
+    if what != "w":
+        return [call]
+    edges = [offset, *range((offset // 512 + 1) * 512, offset + length, 512), offset + length]
+    return [("w", start, end - start, data[start - offset:end - offset]) for start, end in zip(edges, edges[1:])]
+
+
 def few_between_flushes(calls):
-    """[(first, end)] of the calls between two flushes, where there are at least two and only a few."""
+    """[(first, end, pieces)] of the calls between two flushes: sector by sector where that are only a few, or call by call."""
     flushes = [number for number, call in enumerate(calls) if call[0] == "f"]
-    pairs = zip([-1, *flushes], [*flushes, len(calls)])
-    return [(before + 1, after) for before, after in pairs if 2 <= after - before - 1 <= FEW_CALLS]
+    found = []
+    for before, after in zip([-1, *flushes], [*flushes, len(calls)]):
+        whole = calls[before + 1:after]
+        torn = [piece for call in whole if call[2] <= FEW_CALLS * 512 for piece in sectors(call)]
+        small = len(torn) <= FEW_CALLS and all(call[2] <= FEW_CALLS * 512 for call in whole)
+        pieces = torn if small else whole
+        if 2 <= len(pieces) <= FEW_CALLS:
+            found.append((before + 1, after, pieces))
+    return found
 
 
-def one_or_all_but_one(first, end):
-    """The sets of calls that may have been durable."""
-    numbers = frozenset(range(first, end))
+def one_or_all_but_one(count):
+    """The sets of pieces that may have been durable."""
+    numbers = frozenset(range(count))
     return sorted({frozenset([one]) for one in numbers} | {numbers - {one} for one in numbers}, key=sorted)
 
 
 def lose_each(scenario, calls, most):
-    """Of the calls between two flushes one alone has reached the disk, or all but one: where a flush is missing between two of them,
-    one of these is what it would have ruled out.  Random cuts find that or do not; this does."""
+    """Of what is done between two flushes one call or sector alone has reached the disk, or all but one: where a flush is missing between
+    two of them, one of these is what it would have ruled out.  Random cuts find that or do not; this does."""
     chosen = few_between_flushes(calls)
-    total = sum(len(one_or_all_but_one(*few)) for few in chosen)
+    total = sum(len(one_or_all_but_one(len(pieces))) for _, _, pieces in chosen)
     if total > most:  # then fewer, all along the way
         chosen = chosen[::-(-total // most)] if most else []
     durable = scenario.leaf.folder / "durable.qcow2"
     shutil.copyfile(scenario.start, durable)
     done = tried = 0
     with open(durable, "r+b", buffering=0) as file:
-        for first, end in chosen:
+        for first, end, pieces in chosen:
             for call in calls[done:first]:
                 apply(file, call, lambda: True)
             done = first
-            for kept in one_or_all_but_one(first, end):
+            for kept in one_or_all_but_one(len(pieces)):
                 shutil.copyfile(durable, scenario.leaf.path)
                 with open(scenario.leaf.path, "r+b", buffering=0) as cut:
                     for number in sorted(kept):
-                        apply(cut, calls[number], lambda: True)
+                        apply(cut, pieces[number], lambda: True)
                 try:
                     scenario.judge_crashed()
                 except Wrong as wrong:
-                    what = [(number, *calls[number][:3]) for number in range(first, end)]
+                    what = [(number, *piece[:3]) for number, piece in enumerate(pieces)]
                     raise Wrong(f"power cut before call {end} of {len(calls)}, of {what} only {sorted(kept)} were durable:\n"
                                 f"{wrong}") from wrong
                 tried += 1

@@ -4,7 +4,6 @@
 #ifndef SLUICE_TESTS_UNIT_WRITE_FIXTURE_H
 #define SLUICE_TESTS_UNIT_WRITE_FIXTURE_H
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -25,15 +24,13 @@ static char path[64];
 static struct pending_slot slots[PENDING_SLOTS];
 static unsigned wakes, waits;
 
-static UNUSED void wake(void *owner)
+static UNUSED void wake(void *owner UNUSED)
 {
-	(void)owner;
 	wakes++;
 }
 
-static UNUSED void wait_for_requests(void *owner)
+static UNUSED void wait_for_requests(void *owner UNUSED)
 {
-	(void)owner;
 	waits++;
 }
 
@@ -58,11 +55,8 @@ static UNUSED struct qcow2 *begin_tiny(const struct tiny_image *tiny)
 
 	snprintf(path, sizeof(path), "/tmp/sluice-write-%d.qcow2", (int)getpid());
 	fd = tiny_image_make(path, tiny);
-	for (uint64_t i = 0; i < TINY_L2 + tiny->tables; i++) {
-		uint16_t one = htobe16(1);
-
-		ck_assert_int_eq(pwrite_full(fd, &one, 2, tiny_cluster(tiny, 2) + i * 2), 0);
-	}
+	for (uint64_t i = 0; i < TINY_L2 + tiny->tables; i++)
+		ck_assert_int_eq(pwrite_full(fd, "\0\1", 2, tiny_cluster(tiny, 2) + i * 2), 0);
 	tiny_image_store(fd, tiny_cluster(tiny, 1), tiny_cluster(tiny, 2));
 	close(fd);
 	memset(slots, 0, sizeof(slots));
@@ -75,10 +69,8 @@ static UNUSED struct qcow2 *begin_tiny(const struct tiny_image *tiny)
 /* A disk of 16 MiB with one L2 table, which names nothing. */
 static UNUSED struct qcow2 *begin(uint32_t version)
 {
-	const struct tiny_image tiny = {
-		.version = version, .cluster_bits = BITS, .disk_size = 16 << 20, .tables = 1};
-
-	return begin_tiny(&tiny);
+	return begin_tiny(&(struct tiny_image){
+		.version = version, .cluster_bits = BITS, .disk_size = 16 << 20, .tables = 1});
 }
 
 static UNUSED void end(struct qcow2 *image)
@@ -141,7 +133,8 @@ static UNUSED uint64_t count_of(struct qcow2 *image, uint64_t host)
 	uint64_t count;
 
 	pthread_mutex_lock(&image->lock);
-	ck_assert_int_eq(qcow2_refcount_read(image, host >> BITS, &count, &err), 0);
+	ck_assert_int_eq(
+		qcow2_refcount_read(image, host >> image->header.cluster_bits, &count, &err), 0);
 	pthread_mutex_unlock(&image->lock);
 	return count;
 }
