@@ -19,11 +19,12 @@ def read_calls(path):
 
 
 def read_calls_with_ends(path):
-    """The same, with where in the record each ends."""
+    """The same, with where in the record each ends.  Of a process that one thread killed while another wrote its record, the last one may
+    be cut short: then it is left out, as others are that were not begun."""
     calls = []
     log = path.read_bytes()
     at = 0
-    while at < len(log):
+    while at + 17 <= len(log):
         what = chr(log[at])
         offset, length = struct.unpack_from("=QQ", log, at + 1)
         at += 17
@@ -31,6 +32,8 @@ def read_calls_with_ends(path):
         if what == "w":
             content = log[at:at + length]
             at += length
+            if at > len(log):
+                break
         calls.append((what, offset, length, content, at))
     return calls
 
