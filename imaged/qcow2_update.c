@@ -117,9 +117,11 @@ int qcow2_flush(struct qcow2 *image, struct err *err)
 {
 	int outcome;
 
+	atomic_fetch_add(&image->flushing, 1);
 	pthread_mutex_lock(&image->flush_lock);
 	outcome = flush_locked(image, err);
 	pthread_mutex_unlock(&image->flush_lock);
+	atomic_fetch_sub(&image->flushing, 1);
 	return outcome;
 }
 

@@ -50,6 +50,8 @@ void qcow2_writes_end(struct qcow2 *image)
 	image->writes = NULL;
 	run_set_done(&writes->recycled);
 	free(writes->forgotten.runs);
+	free(writes->unsent.pieces.runs);
+	free(writes->sending.pieces.runs);
 	pthread_mutex_destroy(&writes->forgetting);
 	pthread_mutex_destroy(&writes->running);
 	pthread_cond_destroy(&writes->turned);
@@ -275,7 +277,10 @@ static int put(struct qcow2 *image, uint64_t cluster, uint64_t entry, struct err
 	atomic_store(&image->writes->has_unflushed, true);
 	if (host != 0)
 		run_set_add(&image->writes->recycled, host >> image->header.cluster_bits, 1);
-	if (host != 0 || image->pending->count >= PENDING_WANTS_WRITE_BACK)
+	if ((entry & QCOW2_OFFSET_MASK) != 0 && !(entry & QCOW2_ZERO))
+		qcow2_write_out_note(image, entry & QCOW2_OFFSET_MASK);
+	if (host != 0 || image->pending->count >= PENDING_WANTS_WRITE_BACK ||
+		qcow2_write_out_wanted(image))
 		wake(image);
 	return 0;
 }

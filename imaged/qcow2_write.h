@@ -45,6 +45,17 @@ struct run_list {
 /* At the end; joined with the last one where it goes on there. */
 void run_list_add(struct run_list *list, uint64_t first, uint64_t count);
 
+/* New clusters that are to be sent to the disk. */
+struct unsent {
+	struct run_list pieces; /* of the file: qcow2_write_out.c has their size */
+	uint64_t bytes;
+};
+/* Taken from there: of the one thread that sends. */
+struct sending {
+	struct run_list pieces;
+	size_t next; /* run */
+};
+
 struct write_hooks {
 	/* Something is to be done in the background: see qcow2_write_back.h.  Called with locks held.  May be NULL. */
 	void (*wake)(void *owner);
@@ -63,6 +74,9 @@ struct qcow2_writes {
 	struct run_list forgotten; /* the tables that forgot them are durable: to be counted lower after one */
 	unsigned announced;	   /* calls of qcow2_zone_expect_leaks that are to be ended then */
 	atomic_bool has_unflushed; /* bytes or entries were written since a flush began */
+
+	struct unsent unsent;
+	struct sending sending;
 
 	pthread_mutex_t turn_lock; /* guards what follows: who writes back, and for whom */
 	pthread_cond_t turned;

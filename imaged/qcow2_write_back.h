@@ -20,6 +20,16 @@ enum write_back {
  * again. */
 int MUST_CHECK qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err);
 
+/* With the image's lock held: a new cluster at this offset in the file is to be sent to the disk. */
+void qcow2_write_out_note(struct qcow2 *image, uint64_t host);
+/* With the image's lock held: whether so much is to be sent that it is time to begin. */
+bool qcow2_write_out_wanted(const struct qcow2 *image);
+/* Takes what is to be sent now, for qcow2_write_out_next.  One thread calls the two, with no lock held. */
+void qcow2_write_out_begin(struct qcow2 *image);
+/* Sends a piece of it (a few MiB) and waits until it is there.  1; 0: nothing is left, or a flush takes it along; -1 and err: the
+ * image has failed. */
+int MUST_CHECK qcow2_write_out_next(struct qcow2 *image, struct err *err);
+
 /* Gives back what was forgotten before the call, after a grace period (qcow2_forget.c): the caller is in no guest's request.
  * 0, or -1 and err: the image has failed. */
 int MUST_CHECK qcow2_forget(struct qcow2 *image, struct err *err);

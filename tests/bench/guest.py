@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""tests/bench/guest.py [--turns N] [--seconds S] [--size MIB] [--folder DIR] [--only sluice|peer] [CASE...]
+"""tests/bench/guest.py [--turns N] [--seconds S] [--size MIB] [--rate IOPS] [--cold] [--folder DIR] [--only sluice|peer] [CASE...]
 
 What a guest feels: fio's nbd engine on Sluice and on qemu-storage-daemon's NBD export, in turns: random reads and writes of 4 KiB, one or
 sixteen in flight, on an idle device and while a job copies into it (ours with its defaults, the peer's without a limit).  Leaf: an empty
-overlay of 64 KiB clusters on a raw base of incompressible bytes, fresh for each measurement, all in the page cache.  A job that ends before the
+overlay of 64 KiB clusters on a raw base of incompressible bytes, fresh for each measurement, all in the page cache (with --cold nothing of
+the base, which needs root).  With --rate both are asked for the same number of operations a second: else the faster one has more of them to
+wait behind each other, and of a peer that stands still for a second the few that waited are no hundredth.  A job that ends before the
 time is over is followed by another on a fresh leaf.  Prints medians over the turns of operations a second, of latencies in microseconds, of
 the MiB a second that jobs copied meanwhile, and of how busy fio was, in percent of one processor: near 100 it is fio that is measured.  Then
 imaged's memory with a device of 1 TiB under random load.
@@ -146,19 +148,21 @@ def figures(slices):
     return found
 
 
-def fresh(folder, base, name):
+def fresh(folder, base, name, cold=False):
     leaf = images.create(folder / f"{name}.qcow2", images.virtual_size(base), base.name)
     os.sync()
+    if cold:
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
     return leaf
 
 
-def measured(server, folder, base, kind, depth, streams, seconds):
+def measured(server, folder, base, kind, depth, streams, seconds, rate, cold):
     """Figures of one server in one case."""
     slices, left = [], seconds
     copying = moved = 0  # seconds and bytes of jobs
     while left > 0:
-        leaf = fresh(folder, base, server.name)
-        fio = Fio(folder, server.open(base, leaf), kind, depth, left)
+        leaf = fresh(folder, base, server.name, cold)
+        fio = Fio(folder, server.open(base, leaf), kind, depth, left, **({"rate_iops": rate} if rate else {}))
         if streams:
             time.sleep(RAMP)
             server.begin_stream()
@@ -216,6 +220,8 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    options.add_argument("--rate", type=int, default=0, help="operations a second that fio asks for (default: as many as it gets)")
+    options.add_argument("--cold", action="store_true", help="nothing of the base is in the page cache at first (root)")
     options.add_argument("--size", type=int, default=2048, help="MiB")
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--folder", default=None, help="where images lie (default: a temporary folder)")
@@ -248,7 +254,8 @@ def main():
             turns = {server.name: [] for server in servers}
             for number in range(chosen.turns):
                 for server in servers if number % 2 == 0 else reversed(servers):
-                    turns[server.name].append(measured(server, folder, base, kind, depth, how == "stream", chosen.seconds))
+                    turns[server.name].append(measured(server, folder, base, kind, depth, how == "stream", chosen.seconds, chosen.rate,
+                                                         chosen.cold))
             told(f"{kind}-{depth}-{how}", turns)
         if not chosen.cases or "memory" in chosen.cases:
             for server in servers:

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The thread in the background of a leaf that guests write to: what it does without being waited for, and that it ends. */
+#include <errno.h>
+#include <sys/syscall.h>
 #include <time.h>
 
+#include "common/cleanup.h"
 #include "imaged/guest.h"
 #include "imaged/keeper.h"
 #include "imaged/qcow2_write.h"
@@ -9,6 +12,18 @@
 
 static struct device_fixture f;
 static struct guest *guest;
+static atomic_uint sent; /* pieces of the leaf, to the disk */
+static atomic_bool fails;
+
+int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
+{
+	atomic_fetch_add(&sent, 1);
+	if (atomic_load(&fails)) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_sync_file_range, fd, offset, length, flags);
+}
 
 /* Guests write to leaf.qcow2 over base.raw; the first write is made. */
 static void begin_with(const char *command)
@@ -133,6 +148,43 @@ START_TEST(what_fails_in_the_background_is_told_to_the_strand)
 }
 END_TEST
 
+/* New clusters, as many as are sent to the disk before a flush asks for them. */
+static void write_much(void)
+{
+	size_t bytes = (size_t)1 << 20;
+	CLEANUP_FREE char *much = must_calloc(1, bytes);
+
+	memset(much, 'm', bytes);
+	for (uint64_t i = 1; i <= 64; i++)
+		ck_assert_int_eq(guest_pwrite(guest, much, i * bytes, bytes), 0);
+}
+
+START_TEST(what_guests_wrote_is_sent_to_the_disk_before_a_flush_asks_for_it)
+{
+	unsigned char byte;
+
+	begin_with("qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2 1G");
+	ck_assert_uint_eq(atomic_load(&sent), 0);
+	write_much();
+	UNTIL(atomic_load(&sent) >= 32); /* at least the pieces of 2 MiB that 64 MiB are */
+	ck_assert_int_eq(guest_pread(guest, &byte, 64 << 20, 1), 0);
+	ck_assert_int_eq(byte, 'm');
+	ck_assert(!atomic_load(&f.device->is_suspect));
+	end();
+}
+END_TEST
+
+START_TEST(a_disk_that_does_not_take_it_fails_the_device)
+{
+	begin_with("qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2 1G");
+	atomic_store(&fails, true);
+	write_much();
+	UNTIL(atomic_load(&f.device->is_suspect));
+	ck_assert_int_ne(guest_sync(guest), 0);
+	end();
+}
+END_TEST
+
 START_TEST(what_comes_beside_a_full_list_is_not_kept)
 {
 	begin();
@@ -174,4 +226,6 @@ DEVICE_MAIN("keeper", what_it_is_told_to_keep_is_in_the_leaf_then,
 	what_a_guest_discarded_is_counted_lower_without_being_asked_for,
 	it_waits_for_requests_under_way_before_it_counts_lower,
 	what_fails_in_the_background_is_told_to_the_strand,
-	what_comes_beside_a_full_list_is_not_kept, it_ends_with_work_on_its_list)
+	what_guests_wrote_is_sent_to_the_disk_before_a_flush_asks_for_it,
+	a_disk_that_does_not_take_it_fails_the_device, what_comes_beside_a_full_list_is_not_kept,
+	it_ends_with_work_on_its_list)
