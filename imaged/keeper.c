@@ -46,47 +46,40 @@ static bool take_range(struct keeper *keeper, struct range *ret_range)
 	return is_there;
 }
 
-static bool is_pending(struct qcow2 *image, uint32_t count)
+static bool is_pending_much(struct qcow2 *image)
+{
+	bool is_much;
+
+	pthread_mutex_lock(&image->lock);
+	is_much = image->pending->count >= PENDING_WANTS_WRITE_BACK;
+	pthread_mutex_unlock(&image->lock);
+	return is_much;
+}
+
+static bool is_ending(struct keeper *keeper)
 {
 	bool is_so;
 
-	pthread_mutex_lock(&image->lock);
-	is_so = image->pending->count >= count;
-	pthread_mutex_unlock(&image->lock);
+	pthread_mutex_lock(&keeper->lock);
+	is_so = keeper->is_ending;
+	pthread_mutex_unlock(&keeper->lock);
 	return is_so;
 }
 
-static bool is_write_out_wanted(struct qcow2 *image)
+/* Guests go on writing meanwhile: zones are made for them in between, and a write-back does not wait for it. */
+static int write_out(struct keeper *keeper, struct err *err)
 {
-	bool is_wanted;
+	struct qcow2 *image = keeper->device->leaf;
 
-	pthread_mutex_lock(&image->lock);
-	is_wanted = qcow2_write_out_wanted(image);
-	pthread_mutex_unlock(&image->lock);
-	return is_wanted;
-}
-
-/* Guests go on writing meanwhile: zones are made for them in between, and it ends when a write-back cannot wait. */
-static int write_out(struct qcow2 *image, struct err *err)
-{
-	int r;
-
-	qcow2_write_out_begin(image);
-	while ((r = qcow2_write_out_next(image, err)) > 0 &&
-		!is_pending(image, PENDING_NEEDS_WRITE_BACK))
+	if (is_pending_much(image) || !qcow2_write_out_begin(image))
+		return 0;
+	while (qcow2_write_out_next(image)) {
 		if (qcow2_zone_make_ready(image, ZONE_FRESH, err) < 0)
 			return -1;
-	return r < 0 ? -1 : 0;
-}
-
-/* What guests have written, before it is too much. */
-static int write_down(struct qcow2 *image, struct err *err)
-{
-	bool is_much = is_pending(image, PENDING_WANTS_WRITE_BACK);
-
-	if ((is_much || is_write_out_wanted(image)) && write_out(image, err) < 0)
-		return -1;
-	return is_much ? qcow2_write_back(image, WRITE_BACK_LAZY, err) : 0;
+		if (is_pending_much(image) || is_ending(keeper))
+			return 0;
+	}
+	return 0;
 }
 
 /* 0, or -1: the image has failed or there is no space; whoever needs it is told when he asks. */
@@ -98,7 +91,9 @@ static int keep_house(struct keeper *keeper)
 
 	if (qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
 		return -1;
-	if (write_down(image, &err) < 0)
+	if (write_out(keeper, &err) < 0)
+		return -1;
+	if (is_pending_much(image) && qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
 		return -1;
 	if (qcow2_zone_look_ahead(image, &err) < 0)
 		return -1;

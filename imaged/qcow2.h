@@ -8,7 +8,6 @@
 #define SLUICE_IMAGED_QCOW2_H
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,7 +32,6 @@ struct qcow2 {
 	uint64_t file_size; /* bytes, when last looked at: looked at again before anything is called outside the file */
 	bool writable;
 	pthread_mutex_t flush_lock; /* held across a flush: a failure is told once, to whoever asks first */
-	atomic_uint flushing;	    /* who has that lock or waits for it to flush */
 	bool failed;    /* a flush or metadata write failed: nothing more is written until it is opened anew (invariant 8) */
 	char *path;     /* owned; for messages */
 	struct qcow2_header header;

@@ -30,8 +30,6 @@ struct pending_slot {
 #define PENDING_SLOTS UINT32_C(32768)
 /* From this many on, one is begun without being asked for. */
 #define PENDING_WANTS_WRITE_BACK (PENDING_SLOTS / 4)
-/* From this many on, it is begun at once: nothing is sent to the disk before. */
-#define PENDING_NEEDS_WRITE_BACK (PENDING_SLOTS / 4 * 3)
 
 struct pending {
 	struct pending_slot *slots; /* PENDING_SLOTS of them; borrowed */

@@ -19,7 +19,7 @@
 #include "imaged/qcow2_repair.h"
 #include "imaged/qcow2_tables.h"
 #include "imaged/qcow2_vet.h"
-#include "imaged/qcow2_write.h"
+#include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 
@@ -94,8 +94,11 @@ static int flush_locked(struct qcow2 *image, struct err *err)
 
 	pthread_mutex_lock(&image->lock);
 	failed = image->failed;
-	if (!failed)
+	if (!failed) {
 		qcow2_zone_before_flush(image, &fresh);
+		if (image->writes)
+			qcow2_write_out_is_flushed(image);
+	}
 	pthread_mutex_unlock(&image->lock);
 	if (failed)
 		return err_set_errno(
@@ -117,11 +120,9 @@ int qcow2_flush(struct qcow2 *image, struct err *err)
 {
 	int outcome;
 
-	atomic_fetch_add(&image->flushing, 1);
 	pthread_mutex_lock(&image->flush_lock);
 	outcome = flush_locked(image, err);
 	pthread_mutex_unlock(&image->flush_lock);
-	atomic_fetch_sub(&image->flushing, 1);
 	return outcome;
 }
 

@@ -35,6 +35,7 @@ void qcow2_writes_begin(
 	pthread_mutex_lock(&image->lock);
 	image->pending = pending_new(slots, image->header.cluster_bits, image->header.l1_entries);
 	image->writes = writes;
+	qcow2_write_out_open(image);
 	pthread_mutex_unlock(&image->lock);
 }
 
@@ -45,13 +46,12 @@ void qcow2_writes_end(struct qcow2 *image)
 	if (!writes)
 		return;
 	bug_if(writes->claims);
+	qcow2_write_out_close(image);
 	pending_free(image->pending);
 	image->pending = NULL;
 	image->writes = NULL;
 	run_set_done(&writes->recycled);
 	free(writes->forgotten.runs);
-	free(writes->unsent.pieces.runs);
-	free(writes->sending.pieces.runs);
 	pthread_mutex_destroy(&writes->forgetting);
 	pthread_mutex_destroy(&writes->running);
 	pthread_cond_destroy(&writes->turned);

@@ -45,15 +45,13 @@ struct run_list {
 /* At the end; joined with the last one where it goes on there. */
 void run_list_add(struct run_list *list, uint64_t first, uint64_t count);
 
-/* New clusters that are to be sent to the disk. */
-struct unsent {
-	struct run_list pieces; /* of the file: qcow2_write_out.c has their size */
-	uint64_t bytes;
-};
-/* Taken from there: of the one thread that sends. */
-struct sending {
-	struct run_list pieces;
-	size_t next; /* run */
+/* New clusters on their way to the disk (qcow2_write_out.c), as pieces of the file.  Guarded by the image's lock, but for `fd`. */
+struct write_out {
+	int fd;		       /* the leaf's, of a description of its own; -1: nothing is sent */
+	struct run_list noted; /* since it was last taken or flushed */
+	uint64_t bytes;	       /* of the clusters noted */
+	struct run_list taken; /* being sent: from run `next` on */
+	size_t next;
 };
 
 struct write_hooks {
@@ -75,8 +73,7 @@ struct qcow2_writes {
 	unsigned announced;	   /* calls of qcow2_zone_expect_leaks that are to be ended then */
 	atomic_bool has_unflushed; /* bytes or entries were written since a flush began */
 
-	struct unsent unsent;
-	struct sending sending;
+	struct write_out out;
 
 	pthread_mutex_t turn_lock; /* guards what follows: who writes back, and for whom */
 	pthread_cond_t turned;

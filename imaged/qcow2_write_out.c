@@ -3,15 +3,17 @@
  * go at once: that fills the disk's queue, and a guest's read that needs the disk waits behind it, measured for a quarter of a second
  * after half a gibibyte.
  *
- * Only clusters that a write-back will need on the disk anyhow, and as a rule once: what is changed in place is left to the kernel.
+ * A help, no promise: what is durable is for the flush to say, and it takes along what was not sent.
  *
- * Invariant: a piece is sent with the flush lock held.  Waiting for it takes the error of a failed write, which the kernel tells a
- * descriptor once, so it fails the image as a flush would. */
+ * Invariant: pieces are sent by an open file description of their own.  Waiting for one takes the error of a failed write, which the
+ * kernel tells each description once: that of the flushes is still told. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-#include "imaged/qcow2_refcount.h"
+#include "common/log.h"
 #include "imaged/qcow2_write_back.h"
 
 /* A piece of the file: what a read may have to wait for. */
@@ -21,70 +23,106 @@
 /* No more is remembered; the rest is left to the flush. */
 #define RUNS_MAX 65536
 
+void qcow2_write_out_open(struct qcow2 *image)
+{
+	char link[64];
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", image->fd);
+	image->writes->out.fd = open(link, O_RDONLY | O_CLOEXEC);
+	if (image->writes->out.fd < 0)
+		log_warn(
+			"%s cannot be opened once more (%s): what guests write there goes to the disk "
+			"with flushes only",
+			image->path, err_number_name(errno));
+}
+
+void qcow2_write_out_close(struct qcow2 *image)
+{
+	struct write_out *out = &image->writes->out;
+
+	if (out->fd >= 0)
+		close(out->fd);
+	free(out->noted.runs);
+	free(out->taken.runs);
+}
+
 void qcow2_write_out_note(struct qcow2 *image, uint64_t host)
 {
-	struct unsent *unsent = &image->writes->unsent;
-	struct run_list *pieces = &unsent->pieces;
+	struct write_out *out = &image->writes->out;
 	uint64_t piece = host >> PIECE_BITS;
 
-	unsent->bytes += image->header.cluster_size;
-	if (pieces->count > 0) {
-		const struct run *last = &pieces->runs[pieces->count - 1];
+	if (out->fd < 0)
+		return;
+	out->bytes += image->header.cluster_size;
+	if (out->noted.count > 0) {
+		const struct run *last = &out->noted.runs[out->noted.count - 1];
 
 		if (piece >= last->first && piece < last->first + last->count)
 			return;
 	}
-	if (pieces->count < RUNS_MAX)
-		run_list_add(pieces, piece, 1);
+	if (out->noted.count < RUNS_MAX)
+		run_list_add(&out->noted, piece, 1);
+}
+
+void qcow2_write_out_is_flushed(struct qcow2 *image)
+{
+	struct write_out *out = &image->writes->out;
+
+	out->noted.count = out->taken.count = out->next = 0;
+	out->bytes = 0;
 }
 
 bool qcow2_write_out_wanted(const struct qcow2 *image)
 {
-	return image->writes->unsent.bytes >= WRITE_OUT_BYTES;
+	return image->writes->out.bytes >= WRITE_OUT_BYTES;
 }
 
-void qcow2_write_out_begin(struct qcow2 *image)
+bool qcow2_write_out_begin(struct qcow2 *image)
 {
-	struct qcow2_writes *writes = image->writes;
-	struct run_list sent = writes->sending.pieces;
+	struct write_out *out = &image->writes->out;
+	bool is_wanted;
 
-	sent.count = 0;
 	pthread_mutex_lock(&image->lock);
-	writes->sending = (struct sending){.pieces = writes->unsent.pieces};
-	writes->unsent = (struct unsent){.pieces = sent};
-	pthread_mutex_unlock(&image->lock);
-}
+	is_wanted = qcow2_write_out_wanted(image);
+	if (is_wanted) {
+		struct run_list sent = out->taken;
 
-/* 0, or an errno. */
-static int send_piece(const struct qcow2 *image, uint64_t piece)
-{
-	if (sync_file_range(image->fd, (off64_t)(piece << PIECE_BITS), (off64_t)1 << PIECE_BITS,
-		    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-			    SYNC_FILE_RANGE_WAIT_AFTER) == 0)
-		return 0;
-	/* Some file systems cannot: then all of it is left to the flush. */
-	return errno == ENOSYS || errno == EINVAL || errno == ESPIPE ? 0 : errno;
-}
-
-int qcow2_write_out_next(struct qcow2 *image, struct err *err)
-{
-	struct sending *sending = &image->writes->sending;
-	struct run *run;
-	int number;
-
-	/* A flush takes it along, and would wait long for a lock that is taken again and again. */
-	if (sending->next == sending->pieces.count || atomic_load(&image->flushing) > 0)
-		return 0;
-	run = &sending->pieces.runs[sending->next];
-	pthread_mutex_lock(&image->flush_lock);
-	number = send_piece(image, run->first++);
-	if (--run->count == 0)
-		sending->next++;
-	if (number != 0) {
-		pthread_mutex_lock(&image->lock);
-		(void)qcow2_fail(image, number, "cannot write to the disk", err);
-		pthread_mutex_unlock(&image->lock);
+		sent.count = 0;
+		out->taken = out->noted;
+		out->next = 0;
+		out->noted = sent;
+		out->bytes = 0;
 	}
-	pthread_mutex_unlock(&image->flush_lock);
-	return number == 0 ? 1 : -1;
+	pthread_mutex_unlock(&image->lock);
+	return is_wanted;
+}
+
+static bool take_piece(struct write_out *out, uint64_t *ret_piece)
+{
+	struct run *run;
+
+	if (out->next == out->taken.count)
+		return false;
+	run = &out->taken.runs[out->next];
+	*ret_piece = run->first++;
+	if (--run->count == 0)
+		out->next++;
+	return true;
+}
+
+bool qcow2_write_out_next(struct qcow2 *image)
+{
+	struct write_out *out = &image->writes->out;
+	bool is_there;
+	uint64_t piece;
+
+	pthread_mutex_lock(&image->lock);
+	is_there = !image->failed && take_piece(out, &piece);
+	pthread_mutex_unlock(&image->lock);
+	if (is_there)
+		(void)sync_file_range(out->fd, (off64_t)(piece << PIECE_BITS),
+			(off64_t)1 << PIECE_BITS,
+			SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+				SYNC_FILE_RANGE_WAIT_AFTER);
+	return is_there;
 }

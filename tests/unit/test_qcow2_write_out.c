@@ -1,46 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is sent to the disk before a flush asks for it: new clusters, each piece of the file once, and what becomes of failures. */
+/* What is sent to the disk before a flush asks for it: new clusters, when there are many, and by whom. */
 #include <errno.h>
 
 #include "tests/unit/write_fixture.h"
 
 #define PIECE	  (UINT64_C(2) << 20)
-#define DISK	  (UINT64_C(256) << 20)
+#define ENOUGH	  ((UINT64_C(64) << 20) / CLUSTER) /* so many that it begins */
 #define CALLS_MAX 256
 
+static struct qcow2 *image;
 static uint64_t sent[CALLS_MAX];
 static unsigned calls;
-static int fails_with; /* an errno, once */
 
-int sync_file_range(int fd UNUSED, off64_t offset, off64_t length, unsigned flags)
+int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
 {
 	ck_assert_uint_lt(calls, CALLS_MAX);
 	ck_assert_uint_eq((uint64_t)length, PIECE);
 	ck_assert_uint_eq((uint64_t)offset % PIECE, 0);
 	ck_assert_uint_eq(flags,
 		SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+	/* Of a description of its own: else they would have one position. */
+	ck_assert_int_eq(lseek(image->fd, 5, SEEK_SET), 5);
+	ck_assert_int_eq(lseek(fd, 7, SEEK_SET), 7);
+	ck_assert_int_eq(lseek(image->fd, 0, SEEK_CUR), 5);
 	sent[calls++] = (uint64_t)offset;
-	errno = fails_with;
-	fails_with = 0;
-	return errno ? -1 : 0;
+	errno = EIO;
+	return -1;
 }
 
-static struct qcow2 *begin_large(void)
+/* A guest's write of one cluster, whichever way it goes; where its bytes are. */
+static uint64_t write_one(uint64_t cluster)
+{
+	struct write_step step;
+	struct cluster_run run;
+	unsigned count;
+
+	ck_assert_int_eq(qcow2_write_begin(image, cluster * CLUSTER, CLUSTER, &step, &err), 0);
+	if (step.is_in_place)
+		return step.host;
+	run = (struct cluster_run){step.reused, CLUSTER};
+	if (!step.reused)
+		ck_assert_int_eq(qcow2_reserve_fresh(image, CLUSTER, &run, 1, &count, &err), 0);
+	ck_assert_int_eq(qcow2_write_end(image, &step, &run, 1, &err), 0);
+	return run.offset;
+}
+
+/* What comes behind the file's end is named: no zone flushes any more. */
+static void begin_large(void)
 {
 	calls = 0;
-	fails_with = 0;
-	return begin_tiny(&(struct tiny_image){
-		.version = 3, .cluster_bits = BITS, .disk_size = DISK, .tables = 1});
-}
-
-static bool is_wanted(struct qcow2 *image)
-{
-	bool is_so;
-
-	pthread_mutex_lock(&image->lock);
-	is_so = qcow2_write_out_wanted(image);
-	pthread_mutex_unlock(&image->lock);
-	return is_so;
+	image = begin_tiny(&(struct tiny_image){
+		.version = 3, .cluster_bits = BITS, .disk_size = 256 << 20, .tables = 1});
+	write_one(0);
+	write_back(image, WRITE_BACK_DURABLE);
 }
 
 static bool was_sent(uint64_t host)
@@ -52,118 +64,93 @@ static bool was_sent(uint64_t host)
 	return false;
 }
 
-static int send_all(struct qcow2 *image)
+/* Whether it was time. */
+static bool send_all(void)
 {
-	int r;
-
-	qcow2_write_out_begin(image);
-	while ((r = qcow2_write_out_next(image, &err)) > 0)
+	if (!qcow2_write_out_begin(image))
+		return false;
+	while (qcow2_write_out_next(image))
 		;
-	return r;
+	return true;
 }
 
-START_TEST(where_new_clusters_are_is_sent_once)
+static void write_clusters(uint64_t first, uint64_t count)
 {
-	struct qcow2 *image = begin_large();
-	uint64_t hosts[3000];
+	for (uint64_t i = 0; i < count; i++)
+		write_one(first + i);
+}
 
-	for (unsigned i = 0; i < 3000; i++)
-		hosts[i] = write_cluster(image, i * 7);
-	ck_assert_int_eq(send_all(image), 0);
-	for (unsigned i = 0; i < 3000; i++)
+START_TEST(many_new_clusters_are_sent_once)
+{
+	uint64_t hosts[ENOUGH];
+
+	begin_large();
+	for (uint64_t i = 0; i < ENOUGH; i++) {
+		ck_assert(!send_all());
+		wakes = 0;
+		hosts[i] = write_one(1 + i * 3);
+	}
+	ck_assert_uint_gt(wakes, 0);
+	ck_assert(send_all());
+	for (uint64_t i = 0; i < ENOUGH; i++)
 		ck_assert(was_sent(hosts[i]));
 	for (unsigned i = 1; i < calls; i++)
 		ck_assert_uint_gt(sent[i], sent[i - 1]); /* they lie one behind another */
 	calls = 0;
-	ck_assert_int_eq(send_all(image), 0);
+	ck_assert(!send_all());
+	ck_assert(!qcow2_write_out_next(image));
 	ck_assert_uint_eq(calls, 0);
-	end(image);
-}
-END_TEST
-
-START_TEST(only_new_clusters_are_sent)
-{
-	struct qcow2 *image = begin_large();
-	uint64_t host = write_cluster(image, 1);
-
-	ck_assert_int_eq(send_all(image), 0);
-	ck_assert_uint_eq(calls, 1);
-	ck_assert_uint_eq(write_cluster(image, 1), host);
-	ck_assert_int_eq(qcow2_write_zeroes(image, 1, 1, true, &err), 0);
-	ck_assert_int_eq(qcow2_write_zeroes(image, 2, 5, false, &err), 0);
-	ck_assert_int_eq(send_all(image), 0);
-	ck_assert_uint_eq(calls, 1);
-	end(image);
-}
-END_TEST
-
-START_TEST(it_is_asked_for_when_there_is_enough)
-{
-	struct qcow2 *image = begin_large();
-	uint64_t enough = (UINT64_C(64) << 20) / CLUSTER;
-
-	for (uint64_t i = 0; i < enough; i++) {
-		ck_assert(!is_wanted(image));
-		wakes = 0;
-		write_cluster(image, i);
-	}
-	ck_assert(is_wanted(image));
-	ck_assert_uint_gt(wakes, 0);
-	qcow2_write_out_begin(image);
-	ck_assert(!is_wanted(image));
-	end(image);
-}
-END_TEST
-
-START_TEST(what_was_not_sent_is_left_to_a_flush)
-{
-	struct qcow2 *image = begin_large();
-
-	write_cluster(image, 1);
-	atomic_store(&image->flushing, 1);
-	ck_assert_int_eq(send_all(image), 0);
-	ck_assert_uint_eq(calls, 0);
-	atomic_store(&image->flushing, 0);
-	ck_assert_int_eq(send_all(image), 0);
-	ck_assert_uint_eq(calls, 0);
-	write_back(image, WRITE_BACK_DURABLE);
-	ck_assert_uint_eq(atomic_load(&image->flushing), 0);
-	end(image);
-}
-END_TEST
-
-START_TEST(a_write_that_fails_there_fails_the_image)
-{
-	struct qcow2 *image = begin_large();
-	struct write_step step;
-
-	write_cluster(image, 1);
-	fails_with = EIO;
-	ck_assert_int_eq(send_all(image), -1);
-	ck_assert_int_eq(err.number, EIO);
-	/* The kernel has told of it: a flush would be believed. */
-	ck_assert_int_lt(qcow2_write_back(image, WRITE_BACK_DURABLE, &err), 0);
-	ck_assert_int_lt(qcow2_write_begin(image, 5 * CLUSTER, CLUSTER, &step, &err), 0);
-	end(image);
-}
-END_TEST
-
-START_TEST(where_it_cannot_be_done_the_flush_does_it)
-{
-	static const int cannot[] = {ENOSYS, EINVAL, ESPIPE};
-	struct qcow2 *image = begin_large();
-
-	for (unsigned i = 0; i < sizeof cannot / sizeof cannot[0]; i++) {
-		write_cluster(image, i);
-		fails_with = cannot[i];
-		ck_assert_int_eq(send_all(image), 0);
-		ck_assert_uint_eq(calls, i + 1);
-	}
+	/* That it failed is for the next flush to say. */
 	write_back(image, WRITE_BACK_DURABLE);
 	end(image);
 }
 END_TEST
 
-UNIT_MAIN("qcow2_write_out", where_new_clusters_are_is_sent_once, only_new_clusters_are_sent,
-	it_is_asked_for_when_there_is_enough, what_was_not_sent_is_left_to_a_flush,
-	a_write_that_fails_there_fails_the_image, where_it_cannot_be_done_the_flush_does_it)
+START_TEST(what_is_in_place_or_has_no_bytes_is_not_sent)
+{
+	begin_large();
+	write_clusters(1, ENOUGH - 1);
+	write_clusters(1, ENOUGH - 1);
+	ck_assert_int_eq(qcow2_write_zeroes(image, 0, 100, true, &err), 0);
+	ck_assert_int_eq(qcow2_write_zeroes(image, ENOUGH, 100, false, &err), 0);
+	ck_assert(!send_all());
+	write_clusters(2 * ENOUGH, 1);
+	ck_assert(send_all());
+	end(image);
+}
+END_TEST
+
+START_TEST(what_a_flush_takes_along_is_not_sent)
+{
+	begin_large();
+	write_clusters(1, ENOUGH - 1);
+	write_back(image, WRITE_BACK_DURABLE);
+	write_clusters(ENOUGH, 1);
+	ck_assert(!send_all());
+	write_clusters(ENOUGH + 1, ENOUGH);
+	ck_assert(qcow2_write_out_begin(image));
+	ck_assert(qcow2_write_out_next(image));
+	write_back(image, WRITE_BACK_DURABLE);
+	ck_assert(!qcow2_write_out_next(image));
+	ck_assert_uint_eq(calls, 1);
+	end(image);
+}
+END_TEST
+
+START_TEST(a_failed_image_is_left_alone)
+{
+	begin_large();
+	write_clusters(1, ENOUGH);
+	ck_assert(qcow2_write_out_begin(image));
+	pthread_mutex_lock(&image->lock);
+	qcow2_fail(image, EIO, "test", &err);
+	pthread_mutex_unlock(&image->lock);
+	ck_assert(!qcow2_write_out_next(image));
+	ck_assert_uint_eq(calls, 0);
+	end(image);
+}
+END_TEST
+
+UNIT_MAIN("qcow2_write_out", many_new_clusters_are_sent_once,
+	what_is_in_place_or_has_no_bytes_is_not_sent, what_a_flush_takes_along_is_not_sent,
+	a_failed_image_is_left_alone)
