@@ -46,14 +46,14 @@ static bool take_range(struct keeper *keeper, struct range *ret_range)
 	return is_there;
 }
 
-static bool is_pending_much(struct qcow2 *image)
+static bool is_pending(struct qcow2 *image, uint32_t count)
 {
-	bool is_much;
+	bool is_so;
 
 	pthread_mutex_lock(&image->lock);
-	is_much = image->pending->count >= PENDING_WANTS_WRITE_BACK;
+	is_so = image->pending->count >= count;
 	pthread_mutex_unlock(&image->lock);
-	return is_much;
+	return is_so;
 }
 
 static bool is_ending(struct keeper *keeper)
@@ -66,17 +66,23 @@ static bool is_ending(struct keeper *keeper)
 	return is_so;
 }
 
-/* Guests go on writing meanwhile: zones are made for them in between, and a write-back does not wait for it. */
+/* Space for new clusters, before it is needed. */
+static int make_space(struct qcow2 *image, struct err *err)
+{
+	if (qcow2_zone_make_ready(image, ZONE_FRESH, err) < 0)
+		return -1;
+	return qcow2_zone_look_ahead(image, err);
+}
+
+/* Until little is left.  Guests go on writing meanwhile and need space, and a write-back waits only as long as it can. */
 static int write_out(struct keeper *keeper, struct err *err)
 {
 	struct qcow2 *image = keeper->device->leaf;
 
-	if (is_pending_much(image) || !qcow2_write_out_begin(image))
-		return 0;
-	while (qcow2_write_out_next(image)) {
-		if (qcow2_zone_make_ready(image, ZONE_FRESH, err) < 0)
+	while (qcow2_write_out_next(image) || qcow2_write_out_begin(image)) {
+		if (make_space(image, err) < 0)
 			return -1;
-		if (is_pending_much(image) || is_ending(keeper))
+		if (is_pending(image, PENDING_NEEDS_WRITE_BACK) || is_ending(keeper))
 			return 0;
 	}
 	return 0;
@@ -89,21 +95,17 @@ static int keep_house(struct keeper *keeper)
 	struct range range;
 	struct err err;
 
-	if (qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0)
+	if (make_space(image, &err) < 0 || write_out(keeper, &err) < 0)
 		return -1;
-	if (write_out(keeper, &err) < 0)
-		return -1;
-	if (is_pending_much(image) && qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
-		return -1;
-	if (qcow2_zone_look_ahead(image, &err) < 0)
+	if (is_pending(image, PENDING_WANTS_WRITE_BACK) &&
+		qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
 		return -1;
 	if (qcow2_forget(image, &err) < 0)
 		return -1;
 	while (take_range(keeper, &range)) {
 		/* Not inside the gate: it reads none of the leaf's clusters, and who closes the gate waits for this thread. */
 		(void)guest_keep(keeper->device, range.offset, range.length);
-		if (qcow2_zone_make_ready(image, ZONE_FRESH, &err) < 0 ||
-			qcow2_zone_look_ahead(image, &err) < 0)
+		if (make_space(image, &err) < 0)
 			return -1;
 	}
 	return 0;

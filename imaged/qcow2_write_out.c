@@ -18,8 +18,8 @@
 
 /* A piece of the file: what a read may have to wait for. */
 #define PIECE_BITS 21
-/* It pays from so much on. */
-#define WRITE_OUT_BYTES (UINT64_C(64) << 20)
+/* So much is left to a flush. */
+#define WRITE_OUT_BYTES (UINT64_C(16) << 20)
 /* No more is remembered; the rest is left to the flush. */
 #define RUNS_MAX 65536
 

@@ -5,7 +5,7 @@
 #include "tests/unit/write_fixture.h"
 
 #define PIECE	  (UINT64_C(2) << 20)
-#define ENOUGH	  ((UINT64_C(64) << 20) / CLUSTER) /* so many that it begins */
+#define ENOUGH	  ((UINT64_C(16) << 20) / CLUSTER) /* so many that it begins */
 #define CALLS_MAX 256
 
 static struct qcow2 *image;
