@@ -11,6 +11,7 @@
 #include "imaged/device.h"
 #include "imaged/guest_write.h"
 #include "imaged/qcow2_write_back.h"
+#include "imaged/qcow2_write_out.h"
 #include "imaged/qcow2_zone.h"
 
 #define RANGES_MAX   64
@@ -46,14 +47,24 @@ static bool take_range(struct keeper *keeper, struct range *ret_range)
 	return is_there;
 }
 
-static bool is_pending(struct qcow2 *image, uint32_t count)
+static bool is_write_back_due(struct qcow2 *image)
 {
-	bool is_so;
+	bool is_due;
 
 	pthread_mutex_lock(&image->lock);
-	is_so = image->pending->count >= count;
+	is_due = qcow2_write_back_is_due(image);
 	pthread_mutex_unlock(&image->lock);
-	return is_so;
+	return is_due;
+}
+
+static bool is_write_back_urgent(struct qcow2 *image)
+{
+	bool is_urgent;
+
+	pthread_mutex_lock(&image->lock);
+	is_urgent = image->pending->count >= PENDING_NEEDS_WRITE_BACK;
+	pthread_mutex_unlock(&image->lock);
+	return is_urgent;
 }
 
 static bool is_ending(struct keeper *keeper)
@@ -74,40 +85,49 @@ static int make_space(struct qcow2 *image, struct err *err)
 	return qcow2_zone_look_ahead(image, err);
 }
 
-/* Until little is left.  Guests go on writing meanwhile and need space, and a write-back waits only as long as it can. */
+/* Guests go on writing meanwhile and need space.  What they write is for the next time: there is more to do here. */
 static int write_out(struct keeper *keeper, struct err *err)
 {
 	struct qcow2 *image = keeper->device->leaf;
+	int r = 0;
 
-	while (qcow2_write_out_next(image) || qcow2_write_out_begin(image)) {
+	if (is_write_back_urgent(image) || !qcow2_write_out_begin(image))
+		return 0;
+	while (!is_write_back_urgent(image) && !is_ending(keeper)) {
+		r = qcow2_write_out_next(image, err);
+		if (r <= 0)
+			return r;
 		if (make_space(image, err) < 0)
 			return -1;
-		if (is_pending(image, PENDING_NEEDS_WRITE_BACK) || is_ending(keeper))
-			return 0;
 	}
 	return 0;
+}
+
+/* One range, so that nothing else waits for all of them. */
+static void keep_a_range(struct keeper *keeper)
+{
+	struct range range;
+
+	if (!take_range(keeper, &range))
+		return;
+	/* Not inside the gate: it reads none of the leaf's clusters, and who closes the gate waits for this thread. */
+	(void)guest_keep(keeper->device, range.offset, range.length);
+	keeper_wake(keeper);
 }
 
 /* 0, or -1: the image has failed or there is no space; whoever needs it is told when he asks. */
 static int keep_house(struct keeper *keeper)
 {
 	struct qcow2 *image = keeper->device->leaf;
-	struct range range;
 	struct err err;
 
 	if (make_space(image, &err) < 0 || write_out(keeper, &err) < 0)
 		return -1;
-	if (is_pending(image, PENDING_WANTS_WRITE_BACK) &&
-		qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
+	if (is_write_back_due(image) && qcow2_write_back(image, WRITE_BACK_LAZY, &err) < 0)
 		return -1;
 	if (qcow2_forget(image, &err) < 0)
 		return -1;
-	while (take_range(keeper, &range)) {
-		/* Not inside the gate: it reads none of the leaf's clusters, and who closes the gate waits for this thread. */
-		(void)guest_keep(keeper->device, range.offset, range.length);
-		if (make_space(image, &err) < 0)
-			return -1;
-	}
+	keep_a_range(keeper);
 	return 0;
 }
 

@@ -2,7 +2,8 @@
 /* The background of a leaf that guests write to: one thread, begun with the first write, that does what no guest shall wait for.
  *
  *   the next zone is made before the last is used up; new clusters are sent to the disk, and pending entries written back,
- *   before there are too many; what was forgotten is counted lower and punched after a grace period; what guests read from below is kept (copy-on-read)
+ *   before there are too many; what was forgotten is counted lower and punched after a grace period; what guests read from
+ *   below is kept (copy-on-read)
  *
  * The list of ranges to keep is short, and what does not fit is not kept: it will be read from below again. */
 #ifndef SLUICE_IMAGED_KEEPER_H

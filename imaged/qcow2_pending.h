@@ -28,7 +28,7 @@ struct pending_slot {
 
 /* At this many, writes to new clusters wait for a write-back. */
 #define PENDING_SLOTS UINT32_C(32768)
-/* From this many on, one is begun without being asked for, but little of the bytes shall be left for its flush (qcow2_write_out.c). */
+/* From this many on, one is begun without being asked for where its flush finds little to do: the bytes are on the disk already. */
 #define PENDING_WANTS_WRITE_BACK (PENDING_SLOTS / 8)
 /* From this many on, in any case. */
 #define PENDING_NEEDS_WRITE_BACK (PENDING_SLOTS / 4)

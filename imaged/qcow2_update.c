@@ -19,7 +19,7 @@
 #include "imaged/qcow2_repair.h"
 #include "imaged/qcow2_tables.h"
 #include "imaged/qcow2_vet.h"
-#include "imaged/qcow2_write_back.h"
+#include "imaged/qcow2_write_out.h"
 #include "imaged/qcow2_zone.h"
 #include "schemas/errors.gen.h"
 

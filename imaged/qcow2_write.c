@@ -16,6 +16,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_vet.h"
 #include "imaged/qcow2_write_back.h"
+#include "imaged/qcow2_write_out.h"
 #include "imaged/qcow2_zone.h"
 
 void qcow2_writes_begin(
@@ -279,8 +280,7 @@ static int put(struct qcow2 *image, uint64_t cluster, uint64_t entry, struct err
 		run_set_add(&image->writes->recycled, host >> image->header.cluster_bits, 1);
 	if ((entry & QCOW2_OFFSET_MASK) != 0 && !(entry & QCOW2_ZERO))
 		qcow2_write_out_note(image, entry & QCOW2_OFFSET_MASK);
-	if (host != 0 || image->pending->count >= PENDING_WANTS_WRITE_BACK ||
-		qcow2_write_out_wanted(image))
+	if (host != 0 || qcow2_write_back_is_due(image) || qcow2_write_out_wanted(image))
 		wake(image);
 	return 0;
 }

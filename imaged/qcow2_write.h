@@ -52,6 +52,7 @@ struct write_out {
 	uint64_t bytes;	       /* of the clusters noted */
 	struct run_list taken; /* being sent: from run `next` on */
 	size_t next;
+	bool has_begun; /* since the last flush */
 };
 
 struct write_hooks {

@@ -16,6 +16,7 @@
 #include "imaged/qcow2_head.h"
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_tables.h"
+#include "imaged/qcow2_write_out.h"
 #include "imaged/qcow2_zone.h"
 
 struct item {
@@ -316,6 +317,14 @@ static int take_turn(
 	writes->is_running = false;
 	pthread_cond_broadcast(&writes->turned);
 	return outcome;
+}
+
+bool qcow2_write_back_is_due(const struct qcow2 *image)
+{
+	uint32_t count = image->pending->count;
+
+	return count >= PENDING_NEEDS_WRITE_BACK ||
+	       (count >= PENDING_WANTS_WRITE_BACK && qcow2_write_out_is_done(image));
 }
 
 /* Everybody who asked before a durable turn began is served by it; who was not served takes a turn himself. */

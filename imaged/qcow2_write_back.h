@@ -20,19 +20,8 @@ enum write_back {
  * again. */
 int MUST_CHECK qcow2_write_back(struct qcow2 *image, enum write_back how, struct err *err);
 
-/* Around the image's taking of writes. */
-void qcow2_write_out_open(struct qcow2 *image);
-void qcow2_write_out_close(struct qcow2 *image);
-/* With the image's lock held: the bytes of a new cluster at this offset in the file are to be sent to the disk. */
-void qcow2_write_out_note(struct qcow2 *image, uint64_t host);
-/* With the image's lock held: a flush begins, which takes along all that was noted. */
-void qcow2_write_out_is_flushed(struct qcow2 *image);
-/* With the image's lock held: whether so much was noted that it is time to begin. */
-bool qcow2_write_out_wanted(const struct qcow2 *image);
-/* Takes what was noted, for qcow2_write_out_next; false: it is not time.  One thread calls the two, with no lock held. */
-bool qcow2_write_out_begin(struct qcow2 *image);
-/* Sends a piece of 2 MiB and waits until it is there, or has failed; false: nothing is left. */
-bool qcow2_write_out_next(struct qcow2 *image);
+/* With the image's lock held: whether one is due in the background. */
+bool qcow2_write_back_is_due(const struct qcow2 *image);
 
 /* Gives back what was forgotten before the call, after a grace period (qcow2_forget.c): the caller is in no guest's request.
  * 0, or -1 and err: the image has failed. */

@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The bytes of new clusters go to the disk soon after guests wrote them, a piece at a time.  Left to the next flush they would all
- * go at once: that fills the disk's queue, and a guest's read that needs the disk waits behind it, measured for a quarter of a second
- * after half a gibibyte.
- *
- * A help, no promise: what is durable is for the flush to say, and it takes along what was not sent.
- *
- * Invariant: pieces are sent by an open file description of their own.  Waiting for one takes the error of a failed write, which the
- * kernel tells each description once: that of the flushes is still told. */
+/* Invariant: whoever is told of a failed write fails the image.  Waiting for a piece takes the error, which the kernel tells each open
+ * file description once, and one that is opened later not at all: after the death of this process a flush would succeed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +8,8 @@
 #include <unistd.h>
 
 #include "common/log.h"
-#include "imaged/qcow2_write_back.h"
+#include "imaged/qcow2_refcount.h"
+#include "imaged/qcow2_write_out.h"
 
 /* A piece of the file: what a read may have to wait for. */
 #define PIECE_BITS 21
@@ -23,17 +18,22 @@
 /* No more is remembered; the rest is left to the flush. */
 #define RUNS_MAX 65536
 
+/* Of a description of its own: flushes need not wait for a piece to be told what became of theirs.  Without flags the call does
+ * nothing but succeed where it is known. */
 void qcow2_write_out_open(struct qcow2 *image)
 {
+	struct write_out *out = &image->writes->out;
 	char link[64];
 
 	snprintf(link, sizeof link, "/proc/self/fd/%d", image->fd);
-	image->writes->out.fd = open(link, O_RDONLY | O_CLOEXEC);
-	if (image->writes->out.fd < 0)
-		log_warn(
-			"%s cannot be opened once more (%s): what guests write there goes to the disk "
-			"with flushes only",
-			image->path, err_number_name(errno));
+	out->fd = open(link, O_RDONLY | O_CLOEXEC);
+	if (out->fd >= 0 && sync_file_range(out->fd, 0, 1, 0) == 0)
+		return;
+	log_warn("%s: what guests write goes to the disk with flushes only: %s", image->path,
+		err_number_name(errno));
+	if (out->fd >= 0)
+		close(out->fd);
+	out->fd = -1;
 }
 
 void qcow2_write_out_close(struct qcow2 *image)
@@ -70,11 +70,17 @@ void qcow2_write_out_is_flushed(struct qcow2 *image)
 
 	out->noted.count = out->taken.count = out->next = 0;
 	out->bytes = 0;
+	out->has_begun = false;
 }
 
 bool qcow2_write_out_wanted(const struct qcow2 *image)
 {
 	return image->writes->out.bytes >= WRITE_OUT_BYTES;
+}
+
+bool qcow2_write_out_is_done(const struct qcow2 *image)
+{
+	return image->writes->out.has_begun && !qcow2_write_out_wanted(image);
 }
 
 bool qcow2_write_out_begin(struct qcow2 *image)
@@ -92,6 +98,7 @@ bool qcow2_write_out_begin(struct qcow2 *image)
 		out->next = 0;
 		out->noted = sent;
 		out->bytes = 0;
+		out->has_begun = true;
 	}
 	pthread_mutex_unlock(&image->lock);
 	return is_wanted;
@@ -110,19 +117,32 @@ static bool take_piece(struct write_out *out, uint64_t *ret_piece)
 	return true;
 }
 
-bool qcow2_write_out_next(struct qcow2 *image)
+/* 0, or an errno. */
+static int send_piece(const struct write_out *out, uint64_t piece)
+{
+	int r = sync_file_range(out->fd, (off64_t)(piece << PIECE_BITS), (off64_t)1 << PIECE_BITS,
+		SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+
+	return r < 0 ? errno : 0;
+}
+
+int qcow2_write_out_next(struct qcow2 *image, struct err *err)
 {
 	struct write_out *out = &image->writes->out;
 	bool is_there;
 	uint64_t piece;
+	int number;
 
 	pthread_mutex_lock(&image->lock);
 	is_there = !image->failed && take_piece(out, &piece);
 	pthread_mutex_unlock(&image->lock);
-	if (is_there)
-		(void)sync_file_range(out->fd, (off64_t)(piece << PIECE_BITS),
-			(off64_t)1 << PIECE_BITS,
-			SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-				SYNC_FILE_RANGE_WAIT_AFTER);
-	return is_there;
+	if (!is_there)
+		return 0;
+	number = send_piece(out, piece);
+	if (number == 0)
+		return 1;
+	pthread_mutex_lock(&image->lock);
+	qcow2_fail(image, number, "cannot write to the disk", err);
+	pthread_mutex_unlock(&image->lock);
+	return -1;
 }
