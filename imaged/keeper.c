@@ -89,12 +89,12 @@ static int make_space(struct qcow2 *image, struct err *err)
 static int write_out(struct keeper *keeper, struct err *err)
 {
 	struct qcow2 *image = keeper->device->leaf;
-	int r = 0;
 
 	if (is_write_back_urgent(image) || !qcow2_write_out_begin(image))
 		return 0;
 	while (!is_write_back_urgent(image) && !is_ending(keeper)) {
-		r = qcow2_write_out_next(image, err);
+		int r = qcow2_write_out_next(image, err);
+
 		if (r <= 0)
 			return r;
 		if (make_space(image, err) < 0)

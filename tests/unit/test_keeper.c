@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The thread in the background of a leaf that guests write to: what it does without being waited for, and that it ends. */
-#include <errno.h>
-#include <sys/syscall.h>
 #include <time.h>
 
 #include "common/cleanup.h"
@@ -175,8 +173,8 @@ START_TEST(what_guests_wrote_is_sent_to_the_disk_before_a_flush_asks_for_it)
 	begin_with("qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2 1G");
 	ck_assert_uint_eq(atomic_load(&sent), 0);
 	write_much();
-	UNTIL(atomic_load(&sent) >=
-		24); /* pieces of 2 MiB of the 64; up to 16 MiB are left to a flush */
+	/* Pieces of 2 MiB of the 64; up to 16 MiB are left to a flush. */
+	UNTIL(atomic_load(&sent) >= 24);
 	end();
 }
 END_TEST
