@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 
@@ -18,8 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 
 
-def run(arguments, folder, timeout=600):
-    environment = dict(os.environ, SLUICE_BIN=str(folder / "build/stage/usr/bin"), SLUICE_BUILD=str(folder / "build"))
+def run(arguments, folder, timeout=600, **variables):
+    environment = dict(os.environ, SLUICE_BIN=str(folder / "build/stage/usr/bin"), SLUICE_BUILD=str(folder / "build"), **variables)
     return subprocess.run(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=timeout)
 
@@ -70,7 +71,8 @@ def judge(mutant, folder):
         done = build(folder, mutant["test"])
         if done.returncode != 0:
             return "BROKEN", done.stdout.decode(errors="replace")[-2000:]
-        done = run(["meson", "test", "-C", "build", "--no-rebuild", mutant["test"]], folder)
+        with tempfile.TemporaryDirectory(prefix="sl-mutant-") as place:  # a test that fails does not clean up
+            done = run(["meson", "test", "-C", "build", "--no-rebuild", mutant["test"]], folder, TMPDIR=place)
         text = done.stdout.decode(errors="replace")
         if "No suitable tests" in text or "No tests defined" in text:
             return "BROKEN", f"no test {mutant['test']}"

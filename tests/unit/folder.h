@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "common/attributes.h"
+#include "tests/unit/temporary.h"
 
 /* Declared as `CLEANUP(folder_remove) struct folder folder = folder_make();`. */
 struct folder {
@@ -18,8 +19,9 @@ struct folder {
 
 static inline struct folder folder_make(void)
 {
-	struct folder folder = {.path = "/tmp/sluice-unit-XXXXXX"};
+	struct folder folder;
 
+	snprintf(folder.path, sizeof(folder.path), "%s/sluice-unit-XXXXXX", temporary_place());
 	ck_assert_ptr_nonnull(mkdtemp(folder.path));
 	return folder;
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "broker/store.h"
+#include "tests/unit/temporary.h"
 
 static char folder[64];
 static bool is_child; /* a forked process that may be killed at any moment */
@@ -27,7 +28,7 @@ static inline void expect(bool is_so, const char *text)
 
 static inline void make_folder(void)
 {
-	strcpy(folder, "/tmp/sl-store-XXXXXX");
+	snprintf(folder, sizeof folder, "%s/sl-store-XXXXXX", temporary_place());
 	ck_assert_ptr_nonnull(mkdtemp(folder));
 }
 

@@ -7,6 +7,7 @@
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_update.h"
 #include "schemas/errors.gen.h"
+#include "tests/unit/temporary.h"
 #include "tests/unit/tiny_image.h"
 #include "tests/unit/unit.h"
 
@@ -22,7 +23,7 @@ static struct qcow2 *open_empty(const struct tiny_image *tiny)
 	struct qcow2 *image;
 	int fd;
 
-	snprintf(path, sizeof(path), "/tmp/sluice-update-%d.qcow2", (int)getpid());
+	snprintf(path, sizeof(path), "%s/sluice-update-%d.qcow2", temporary_place(), (int)getpid());
 	fd = tiny_image_make(path, tiny);
 	unlink(path);
 	for (uint64_t i = 0; i < TINY_L2 + tiny->tables; i++) {

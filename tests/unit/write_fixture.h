@@ -6,13 +6,13 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "imaged/qcow2_adopt.h"
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 #include "common/attributes.h"
+#include "tests/unit/temporary.h"
 #include "tests/unit/tiny_image.h"
 #include "tests/unit/unit.h"
 
@@ -53,7 +53,7 @@ static UNUSED struct qcow2 *begin_tiny(const struct tiny_image *tiny)
 	struct qcow2 *image;
 	int fd;
 
-	snprintf(path, sizeof(path), "/tmp/sluice-write-%d.qcow2", (int)getpid());
+	snprintf(path, sizeof(path), "%s/sluice-write-%d.qcow2", temporary_place(), (int)getpid());
 	fd = tiny_image_make(path, tiny);
 	for (uint64_t i = 0; i < TINY_L2 + tiny->tables; i++)
 		ck_assert_int_eq(pwrite_full(fd, "\0\1", 2, tiny_cluster(tiny, 2) + i * 2), 0);
