@@ -87,6 +87,7 @@ def one_changed_byte_is_found(place):
     traffic = Traffic(server.uri, bytes(SIZE), place.seed, no_hole=0).begin()
     traffic.wait_requests(300)
     model = traffic.stop()
+    read_all(server.uri, model)  # from here on the model has one answer for each byte, also where a trim left two
     place_of_it = 3 * MIB + 77
     with open(place.path / "disk.raw", "r+b") as file:
         file.seek(place_of_it)
