@@ -42,13 +42,13 @@ static int count_reference(void *owner, const struct reference *reference, struc
 		end = counts->first + counts->count;
 	for (uint64_t i = first; i < end; i++) {
 		struct cluster_count *cluster = &counts->clusters[i - counts->first];
-		const char *fault = conflict(cluster, reference);
+		const char *fault = counts->takes_faults ? NULL : conflict(cluster, reference);
 
 		if (fault)
 			return err_set(err, "%s is corrupt: the cluster at 0x%llx (%s) %s",
 				counts->image->path, (unsigned long long)(i << bits),
 				reference_kind_name(reference->kind), fault);
-		cluster->count++;
+		cluster->count += cluster->count < UINT32_MAX;
 		cluster->kind = (uint8_t)reference->kind;
 		cluster->last_tree =
 			reference->tree < UINT16_MAX ? (uint16_t)(reference->tree + 1) : 0;
@@ -69,7 +69,7 @@ int reference_counts_walk(struct reference_counts *counts, struct qcow2 *image, 
 	counts->image = image;
 	counts->first = first;
 	counts->count = count;
-	return qcow2_walk(image, count_reference, counts, err);
+	return qcow2_walk(image, counts->takes_faults, count_reference, counts, err);
 }
 
 void reference_counts_done(struct reference_counts *counts)

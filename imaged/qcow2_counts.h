@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How often each cluster of a window of the file is referred to, counted by walking the image: for repair, and for finding leaks.
- * References that cannot be are refused by name. */
+ * References that cannot be are refused by name, or counted as they are. */
 #ifndef SLUICE_IMAGED_QCOW2_COUNTS_H
 #define SLUICE_IMAGED_QCOW2_COUNTS_H
 
@@ -21,6 +21,7 @@ struct cluster_count {
 };
 
 struct reference_counts {
+	bool takes_faults; /* set before the first walk: the damage of the image is not refused, what can be counted is */
 	const struct qcow2 *image;
 	uint64_t first, count; /* clusters of the window */
 	struct cluster_count *clusters;

@@ -4,6 +4,7 @@
 #ifndef SLUICE_IMAGED_QCOW2_WALK_H
 #define SLUICE_IMAGED_QCOW2_WALK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/attributes.h"
@@ -26,9 +27,10 @@ struct reference {
 
 typedef int reference_seen(void *owner, const struct reference *reference, struct err *err);
 
-/* -1 and err where the image is corrupt (a reference that is not aligned or outside the file, a table that makes no sense), cannot
- * be read, or where `seen` said so.  No lock may be held.  Tables may be added to L1 and entries to L2 tables meanwhile;
- * whether they are seen is open. */
-int MUST_CHECK qcow2_walk(struct qcow2 *image, reference_seen *seen, void *owner, struct err *err);
+/* -1 and err where the image is corrupt (a reference that is not aligned or outside the file, a table that makes no sense; with
+ * `steps_over_faults` these are left out instead, with all that they lead to), cannot be read, or where `seen` said so.  No lock may be
+ * held.  Tables may be added to L1 and entries to L2 tables meanwhile; whether they are seen is open. */
+int MUST_CHECK qcow2_walk(struct qcow2 *image, bool steps_over_faults, reference_seen *seen,
+	void *owner, struct err *err);
 
 #endif

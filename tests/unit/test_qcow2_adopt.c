@@ -47,6 +47,26 @@ START_TEST(a_slot_that_was_being_written_when_the_process_died_fits)
 }
 END_TEST
 
+/* Two guest clusters that share one, counted twice, and an entry that cannot be: a stranger's, and none of the log's places. */
+START_TEST(damage_elsewhere_does_not_keep_a_log_from_fitting)
+{
+	struct qcow2 *image = begin(3);
+	uint64_t shared = write_cluster(image, 5), host;
+	uint64_t table = image->l1[0] & QCOW2_OFFSET_MASK;
+	uint32_t adopted;
+
+	write_cluster(image, 0);
+	write_back(image, WRITE_BACK_DURABLE);
+	host = write_cluster(image, 1);
+	tiny_image_store(image->fd, table + 6 * 8, shared);
+	tiny_image_store(image->fd, table + 7 * 8, UINT64_C(1) << 56);
+	image = die_and_come_back(image, &adopted);
+	ck_assert_uint_eq(adopted, 1);
+	ck_assert_uint_eq(look(image, 1).host_offset, host);
+	end(image);
+}
+END_TEST
+
 /* Somebody else had the image meanwhile: nothing of the log is believed. */
 static void expect_refused(struct qcow2 *image)
 {
@@ -177,6 +197,7 @@ END_TEST
 
 UNIT_MAIN("qcow2_adopt", what_was_acknowledged_outlives_the_process,
 	a_slot_that_was_being_written_when_the_process_died_fits,
+	damage_elsewhere_does_not_keep_a_log_from_fitting,
 	a_log_is_refused_when_its_place_is_used_by_somebody_else,
 	a_log_is_refused_when_its_place_is_free,
 	a_log_is_refused_when_its_guest_cluster_was_changed, a_log_with_nonsense_in_it_is_refused,
