@@ -5,7 +5,7 @@
  *   named until the last write-back, one user   punched, then to the fresh ones as well: the count of 1 stays
  *   shared                                      counted lower
  *
- * Where the fresh ones are in too many pieces, and where the cluster was in the file before this life, it is counted as free instead; its
+ * Where free space is in too many pieces, and where the cluster was in the file before this life, it is counted as free instead; its
  * place is not used again. */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,7 +16,8 @@
 #include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 
-/* The fresh clusters are kept in no more pieces than this. */
+/* Free space is kept in no more pieces than this, of either kind: a flush moves them from one set to the other, with the lock held, and
+ * whoever looks for space looks at each. */
 #define PIECES_MAX 4096
 
 /* One reference less; `freed` if there is none left, but still counted. */
@@ -68,7 +69,7 @@ static void punch(struct qcow2 *image, const struct run_list *freed)
 /* With the lock held.  Only what this process made is named by nobody else for certain (qcow2_vet.h). */
 static bool may_take_back(const struct qcow2_zones *zones, const struct run *run)
 {
-	return zones->fresh.count < PIECES_MAX && run->first >= zones->begin;
+	return zones->fresh.count + zones->free.count < PIECES_MAX && run->first >= zones->begin;
 }
 
 /* With the structure lock held. */

@@ -289,6 +289,32 @@ START_TEST(a_refcount_table_that_is_replaced_meanwhile_is_neither_a_leak_nor_dam
 }
 END_TEST
 
+/* A guest that discards here and there, and flushes: what is free moves between two sets, with the lock held. */
+START_TEST(free_space_is_kept_in_few_pieces)
+{
+	const uint64_t disk = UINT64_C(64) << 20, clusters = disk / CLUSTER, part = 3000;
+	struct qcow2 *image = begin_tiny(&(struct tiny_image){
+		.version = 3, .cluster_bits = BITS, .disk_size = disk, .tables = 8});
+	uint64_t discarded = 0;
+
+	for (uint64_t i = 0; i < clusters; i++)
+		write_cluster(image, i);
+	write_back(image, WRITE_BACK_DURABLE);
+	for (uint64_t i = 0; i < clusters; i += 2) {
+		ck_assert_int_eq(qcow2_write_zeroes(image, i, 1, false, &err), 0);
+		if (++discarded % part == 0) {
+			write_back(image, WRITE_BACK_DURABLE);
+			ck_assert_int_eq(qcow2_forget(image, &err), 0);
+			write_back(image, WRITE_BACK_DURABLE);
+		}
+	}
+	ck_assert_uint_gt(discarded, 2 * part);
+	ck_assert_uint_gt(image->zones->free.count, part / 2);
+	ck_assert_uint_le(image->zones->free.count + image->zones->fresh.count, 4096 + 64);
+	end(image);
+}
+END_TEST
+
 UNIT_MAIN("qcow2_zone", fresh_clusters_are_for_guests_alone_until_a_flush,
 	fresh_clusters_are_made_while_another_holds_the_structure_lock,
 	the_end_is_named_ahead_again_before_it_is_reached,
@@ -298,4 +324,5 @@ UNIT_MAIN("qcow2_zone", fresh_clusters_are_for_guests_alone_until_a_flush,
 	where_only_writing_shows_that_there_is_no_room_blocks_ahead_are_given_up,
 	blocks_ahead_are_not_made_out_of_the_last_room,
 	a_fresh_zone_that_is_counted_in_part_fails_the_image,
-	a_refcount_table_that_is_replaced_meanwhile_is_neither_a_leak_nor_damage)
+	a_refcount_table_that_is_replaced_meanwhile_is_neither_a_leak_nor_damage,
+	free_space_is_kept_in_few_pieces)
