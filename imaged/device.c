@@ -17,6 +17,7 @@
 #include "common/random.h"
 #include "imaged/device_host.h"
 #include "imaged/device_writes.h"
+#include "imaged/guest_raw.h"
 #include "imaged/reservation.h"
 #include "imaged/stream.h"
 #include "schemas/errors.gen.h"
@@ -41,6 +42,7 @@ struct device *device_new(struct device_host *host, const char *name)
 	gate_init(&device->gate);
 	pthread_mutex_init(&device->lock, NULL);
 	pthread_mutex_init(&device->writes_lock, NULL);
+	pthread_mutex_init(&device->raw_flush_lock, NULL);
 	guest_activity_init(&device->activity);
 	return device;
 }
@@ -63,6 +65,7 @@ void device_free(struct device *device)
 		device_post_close(device);
 	strand_free(device->strand);
 	gate_done(&device->gate);
+	pthread_mutex_destroy(&device->raw_flush_lock);
 	pthread_mutex_destroy(&device->writes_lock);
 	pthread_mutex_destroy(&device->lock);
 	guest_activity_done(&device->activity);
@@ -321,14 +324,38 @@ int device_attach(
 	return 0;
 }
 
+/* All that guests were answered for, onto the disk, while somebody still is there to be told that it failed. */
+static int settle_guests(struct device *device, struct err *err)
+{
+	int number;
+
+	if (device->leaf && device_has_writes(device) && device_flush(device, err) < 0) {
+		if (err->number == ENOSPC)
+			err->kind = ERROR_CLASS_NO_SPACE;
+		return err_wrap(
+			err, "Device '%s': what guests wrote cannot be written back", device->name);
+	}
+	if (device->raw_fd < 0)
+		return 0;
+	number = guest_raw_flush(device);
+	return number ? err_set_errno(err, number, "Device '%s': flushing it", device->name) : 0;
+}
+
+static int keep_guests_out(struct device *device, struct err *err)
+{
+	if (device->stream || !device_host_keep_guests_out(device->host, device))
+		return err_set_kind(
+			err, ERROR_CLASS_DEVICE_IN_USE, "Device '%s' is in use", device->name);
+	if (settle_guests(device, err) == 0)
+		return 0;
+	device_host_let_guests_in(device->host, device);
+	return -1;
+}
+
 int device_detach(struct device *device, struct trouble *trouble)
 {
-	if (device->stream && device->phase == DEVICE_OPEN)
-		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
-			"Device '%s' is in use", device->name);
-	if (device->phase == DEVICE_OPEN && !device_host_keep_guests_out(device->host, device))
-		return err_set_kind(&trouble->err, ERROR_CLASS_DEVICE_IN_USE,
-			"Device '%s' is in use", device->name);
+	if (device->phase == DEVICE_OPEN && keep_guests_out(device, &trouble->err) < 0)
+		return -1;
 	if (device->phase == DEVICE_FAILED && !device_host_keep_guests_out(device->host, device) &&
 		hold_guests(device, &trouble->err) < 0)
 		return -1;
@@ -364,15 +391,20 @@ void device_trim_if_idle(struct device *device)
 /* What a guest was answered for is in the file; it shall be on the disk, too. */
 static void close_to_guests(struct device *device)
 {
-	if (device->raw_fd >= 0 && !atomic_load(&device->has_raw_failed) &&
-		fdatasync(device->raw_fd) < 0)
-		log_error("device=%s flushing it failed: %s", device->name, strerrordesc_np(errno));
+	if (device->raw_fd >= 0 && !atomic_load(&device->has_raw_failed)) {
+		int number = guest_raw_flush(device);
+
+		if (number)
+			log_error("device=%s closing it, what guests wrote may be lost: %s",
+				device->name, strerrordesc_np(number));
+	}
 	/* As qcow2_free does: what could not be written is clean in memory all the same. */
 	if (atomic_load(&device->has_raw_failed))
 		(void)posix_fadvise(device->raw_fd, 0, 0, POSIX_FADV_DONTNEED);
 	atomic_store(&device->has_raw_failed, false);
 	device->raw_fd = -1;
 	device->is_served = false;
+	device->failures += device->phase == DEVICE_FAILED;
 }
 
 void device_close(struct device *device)
@@ -403,7 +435,7 @@ void device_close(struct device *device)
 	device_host_release(device->host, device);
 }
 
-static bool has_failed(struct device *device)
+bool device_has_failed(struct device *device)
 {
 	bool has_leaf_failed;
 
@@ -417,7 +449,7 @@ static bool has_failed(struct device *device)
 
 bool device_notice_failure(struct device *device, struct err *err)
 {
-	if (device->phase != DEVICE_OPEN || !has_failed(device))
+	if (device->phase != DEVICE_OPEN || !device_has_failed(device))
 		return false;
 	device->phase = DEVICE_FAILED;
 	pthread_mutex_lock(&device->lock);
@@ -448,8 +480,9 @@ static void tidy_late(struct device *device)
 	device->late_count = held;
 	if (held > 0)
 		return;
-	log_info("device=%s all earlier workers are gone, reclaiming what leaked", device->name);
-	device_trim(device);
+	log_info("device=%s all earlier workers are gone, reclaiming what leaked%s", device->name,
+		device_host_has_guests(device->host, device) ? " once no guest is connected" : "");
+	device_trim_if_idle(device);
 }
 
 void device_tidy(struct device *device)

@@ -68,8 +68,10 @@ struct device {
 	bool is_served;	    /* `live` is there */
 	uint64_t guest_size;
 	struct device_file guest_file; /* which it is: a guest stays with the file that it was connected to */
+	uint64_t failures; /* how often it was closed after what guests were answered for may have been lost */
 	atomic_uint_fast64_t held_until_ms; /* the strand keeps the gate closed, at most so long; 0: it does not */
 	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
+	pthread_mutex_t raw_flush_lock;	    /* one flush of it at a time */
 	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
 	pthread_mutex_t writes_lock;	    /* who begins writes */
 	atomic_bool has_writes;		    /* they are begun (device_writes.h), and these are there: */
@@ -121,7 +123,9 @@ void device_close(struct device *device);
 
 /* 0 if the device is open; -1 and err if it is closed or has failed. */
 int MUST_CHECK device_check_open(const struct device *device, struct err *err);
-/* Whether the engine gave the image up since this was last asked: then err says so, once. */
+/* Inside the gate, too: whether the engine gave the image up. */
+bool device_has_failed(struct device *device);
+/* Whether it did since this was last asked: then err says so, once. */
 bool device_notice_failure(struct device *device, struct err *err);
 /* Makes the description anew after the chain changed. */
 void device_describe(struct device *device);

@@ -113,16 +113,6 @@ int device_flush(struct device *device, struct err *err)
 	return qcow2_flush(device->leaf, err);
 }
 
-static bool has_failed(struct device *device)
-{
-	bool failed;
-
-	pthread_mutex_lock(&device->leaf->lock);
-	failed = device->leaf->failed;
-	pthread_mutex_unlock(&device->leaf->lock);
-	return failed;
-}
-
 static void write_all_back(struct device *device)
 {
 	struct err err = {0};
@@ -130,10 +120,10 @@ static void write_all_back(struct device *device)
 	keeper_free(device->keeper);
 	device->keeper = NULL;
 	device->keeps_log = false;
-	if (has_failed(device))
+	if (device_has_failed(device))
 		return;
 	if (qcow2_write_back(device->leaf, WRITE_BACK_DURABLE, &err) < 0) {
-		device->keeps_log = !has_failed(device);
+		device->keeps_log = !device_has_failed(device);
 		log_error("device=%s closing it, what guests wrote could not be written back%s: %s",
 			device->name,
 			device->keeps_log ? ", it is kept for when it is attached again" : "",

@@ -16,6 +16,7 @@ struct guest {
 	struct device *device;
 	uint64_t size;
 	struct device_file file;
+	uint64_t failures; /* of the device, when the client came */
 	bool is_writable, are_zeroes_fast;
 };
 
@@ -32,6 +33,8 @@ static bool look_at(struct guest *guest)
 
 	guest->size = device->guest_size;
 	guest->file = device->guest_file;
+	/* Who comes when it has failed already is answered for nothing that may be lost. */
+	guest->failures = device->failures + (is_served && device_has_failed(device));
 	guest->is_writable = is_served && is_writable(device);
 	guest->are_zeroes_fast =
 		guest->is_writable && device->leaf && device->leaf->header.version >= 3;
@@ -100,23 +103,36 @@ static int enter(struct guest *guest, unsigned *ret_side)
 	return EIO;
 }
 
+/* The same; EIO as well where what this client was answered for may be lost. */
+static int enter_to_flush(struct guest *guest, unsigned *ret_side)
+{
+	int number = enter(guest, ret_side);
+
+	if (number || guest->failures == guest->device->failures)
+		return number;
+	gate_leave(&guest->device->gate, *ret_side);
+	return EIO;
+}
+
 static int enter_to_write(struct guest *guest, unsigned *ret_side)
 {
 	int number;
 
 	if (!guest->is_writable)
 		return EROFS;
-	number = enter(guest, ret_side);
+	number = enter_to_flush(guest, ret_side);
 	if (number || is_writable(guest->device))
 		return number;
 	gate_leave(&guest->device->gate, *ret_side);
 	return EIO; /* it came back read-only */
 }
 
+typedef int enter_device(struct guest *guest, unsigned *ret_side);
+
 /* Begins a request that counts as the guest's work; each is followed by finish(). */
-static int begin(struct guest *guest, bool is_write, unsigned *ret_side)
+static int begin(struct guest *guest, enter_device *enter_it, unsigned *ret_side)
 {
-	int number = is_write ? enter_to_write(guest, ret_side) : enter(guest, ret_side);
+	int number = enter_it(guest, ret_side);
 
 	if (number == 0)
 		guest_activity_begin(&guest->device->activity);
@@ -146,7 +162,7 @@ int guest_pread(struct guest *guest, void *ret_bytes, uint64_t offset, uint64_t 
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = begin(guest, false, &side);
+	int number = begin(guest, enter, &side);
 
 	if (number)
 		return number;
@@ -159,7 +175,7 @@ int guest_pwrite(struct guest *guest, const void *bytes, uint64_t offset, uint64
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = begin(guest, true, &side);
+	int number = begin(guest, enter_to_write, &side);
 
 	if (number)
 		return number;
@@ -172,7 +188,7 @@ int guest_put_zeroes(struct guest *guest, uint64_t offset, uint64_t length, bool
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = begin(guest, true, &side);
+	int number = begin(guest, enter_to_write, &side);
 
 	if (number)
 		return number;
@@ -185,7 +201,7 @@ int guest_discard(struct guest *guest, uint64_t offset, uint64_t length)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = begin(guest, true, &side);
+	int number = begin(guest, enter_to_write, &side);
 
 	if (number)
 		return number;
@@ -198,7 +214,7 @@ int guest_sync(struct guest *guest)
 {
 	struct device *device = guest->device;
 	unsigned side;
-	int number = begin(guest, false, &side);
+	int number = begin(guest, enter_to_flush, &side);
 
 	if (number)
 		return number;

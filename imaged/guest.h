@@ -6,6 +6,11 @@
  *
  * Each request is 0 or an errno number, of itself alone: a layer that can't be read fails that read and nothing else.  While a
  * failed device is attached anew, requests wait; if it comes back as another file or size, they get EIO.  Any thread, any number at once.
+ *
+ * Invariant: a flush that is answered without an error keeps everything that its client was ever answered for.  What was not durable
+ * when the device failed is lost, and a client may not have been told: those that were connected then get EIO for each flush and each
+ * change from then on, until they connect again.  Once would not be enough: who repeats a flush would believe the second answer.
+ *
  * A guest keeps its device from being detached and removed. */
 #ifndef SLUICE_IMAGED_GUEST_H
 #define SLUICE_IMAGED_GUEST_H

@@ -80,7 +80,7 @@ int guest_raw_trim(struct device *device, uint64_t offset, uint64_t length)
 	return is_unsupported(number) ? 0 : number; /* it was advice */
 }
 
-int guest_raw_flush(struct device *device)
+static int flush_locked(struct device *device)
 {
 	if (atomic_load(&device->has_raw_failed))
 		return EIO;
@@ -88,4 +88,15 @@ int guest_raw_flush(struct device *device)
 		return 0;
 	atomic_store(&device->has_raw_failed, true);
 	return errno;
+}
+
+/* The kernel tells a descriptor of a failed write to the disk once: of two flushes at a time one would be told that all is well. */
+int guest_raw_flush(struct device *device)
+{
+	int number;
+
+	pthread_mutex_lock(&device->raw_flush_lock);
+	number = flush_locked(device);
+	pthread_mutex_unlock(&device->raw_flush_lock);
+	return number;
 }

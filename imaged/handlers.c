@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/ofd_lock.h"
 #include "common/random.h"
+#include "imaged/device_writes.h"
 #include "imaged/inquiry.h"
 #include "imaged/reservation.h"
 #include "imaged/stream.h"
@@ -439,13 +440,19 @@ static int commit(struct request *request, struct trouble *trouble)
 	return 0;
 }
 
-static int abort_lease(struct request *request, struct trouble *trouble UNUSED)
+static int abort_lease(struct request *request, struct trouble *trouble)
 {
 	const struct msg_abort *asked = &request->message.abort;
 	const struct msg_aborted answer = {.request = asked->request};
 
 	if (request->device)
 		reservation_abort(request->device, asked->lease, proof_of(asked->stopped));
+	/* What the disk did not take may have been a guest's.  Whoever opens the file later is not told any more; this process is. */
+	if (request->device && asked->has_flush_failed && asked->flush_failed &&
+		device_check_open(request->device, NULL) == 0 && request->device->leaf &&
+		device_flush(request->device, &trouble->err) < 0)
+		log_error("device=%s a worker's flush failed, and so did this one",
+			request->device->name);
 	msg_aborted_encode(&answer, &request->answer);
 	return 0;
 }

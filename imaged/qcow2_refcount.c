@@ -72,6 +72,11 @@ int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *er
 	return err_set_errno(err, number, "%s: %s", image->path, what);
 }
 
+int qcow2_say_failed(const struct qcow2 *image, struct err *err)
+{
+	return err_set_errno(err, EIO, "%s has failed and must be opened anew", image->path);
+}
+
 void qcow2_refcounts_free(struct qcow2_refcounts *refcounts)
 {
 	if (!refcounts)

@@ -62,6 +62,8 @@ int MUST_CHECK qcow2_refcount_table_write(
 int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err);
 /* The same where the reason is known already. */
 void qcow2_mark_failed(struct qcow2 *image);
+/* For who comes later. -1 and err. */
+int qcow2_say_failed(const struct qcow2 *image, struct err *err);
 
 /* How a range at the end of the file gets its counts, and what else is needed for that (qcow2_refcount_grow.c).
  *

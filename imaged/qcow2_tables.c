@@ -140,8 +140,7 @@ static int collect(struct qcow2 *image, struct wanted *wanted, struct batch *bat
 	batch->has_copies = false;
 	pthread_mutex_lock(&image->lock);
 	if (image->failed)
-		outcome = err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		outcome = qcow2_say_failed(image, err);
 	while (outcome == 0 && wanted->next < wanted->end && batch->count < batch->most) {
 		uint64_t at = wanted->next++;
 

@@ -101,8 +101,7 @@ static int flush_locked(struct qcow2 *image, struct err *err)
 	}
 	pthread_mutex_unlock(&image->lock);
 	if (failed)
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		return qcow2_say_failed(image, err);
 	number = fdatasync(image->fd) < 0 ? errno : 0;
 	pthread_mutex_lock(&image->lock);
 	if (number == 0)
@@ -170,8 +169,7 @@ static int take_or_make(struct qcow2 *image, uint64_t clusters, enum zone_kind k
 			count = take_runs(image, clusters, kind, ret_runs, runs_max);
 		pthread_mutex_unlock(&image->lock);
 		if (failed)
-			return err_set_errno(
-				err, EIO, "%s has failed and must be opened anew", image->path);
+			return qcow2_say_failed(image, err);
 		*ret_count = count;
 		if (count == 0 && kind == ZONE_DURABLE &&
 			take_fresh_and_flush(image, clusters, ret_runs, runs_max, ret_count, err) <
@@ -335,8 +333,7 @@ static int map_locked(struct qcow2 *image, struct mapping *mapping, struct err *
 		mapping->length >
 			image->header.disk_size - mapping->offset + image->header.cluster_size);
 	if (image->failed)
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		return qcow2_say_failed(image, err);
 	for (uint64_t i = 0; i < count;) {
 		uint64_t end = i + per_table - (first + i) % per_table;
 

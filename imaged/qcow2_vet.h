@@ -3,8 +3,9 @@
  * point.
  *
  * Invariants: what lies at or behind the end that the file had when it was opened is named by nobody but this process: a table of
- * the file that names such a place is refused when it is first used.  No entry of a guest cluster leads into a table, into a block of
- * counts or into the header: nothing there is written, counted lower or punched on a guest's behalf. */
+ * the file that names such a place is refused when it is first used, whole: which of its entries this process made later could not be
+ * told.  No entry of a guest cluster leads into an L1 or L2 table of the active disk, into the table or a block of counts, into the
+ * header or the beginning of the snapshots' table: nothing there is written, counted lower or punched on a guest's behalf. */
 #ifndef SLUICE_IMAGED_QCOW2_VET_H
 #define SLUICE_IMAGED_QCOW2_VET_H
 

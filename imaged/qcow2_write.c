@@ -226,8 +226,7 @@ static int begin_locked(
 	while (is_claimed(image->writes, look->first))
 		pthread_cond_wait(&image->writes->released, &image->lock);
 	if (image->failed)
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		return qcow2_say_failed(image, err);
 	if (qcow2_entry(image, look->first, &look->entry, err) < 0 ||
 		find_way(image, look->entry, &look->way, err) < 0)
 		return -1;
@@ -292,6 +291,11 @@ int qcow2_write_end(struct qcow2 *image, struct write_step *step, const struct c
 	int outcome = 0;
 
 	pthread_mutex_lock(&image->lock);
+	/* It failed meanwhile: the log is void, and whoever opens the image anew knows nothing of this. */
+	if (run_count > 0 && image->failed) {
+		outcome = qcow2_say_failed(image, err);
+		run_count = 0;
+	}
 	for (unsigned i = 0; i < run_count; i++) {
 		for (uint64_t at = 0; at < runs[i].length; at += cluster_size) {
 			/* The old entry was read when the claim was made, and nobody has changed its table's cache since
@@ -361,8 +365,7 @@ static int zero_some(
 	while (is_claimed(image->writes, *first))
 		pthread_cond_wait(&image->writes->released, &image->lock);
 	if (image->failed)
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		return qcow2_say_failed(image, err);
 	claim.end = first_claimed(image->writes, *first, end);
 	if (claim.end - *first > WRITE_CLUSTERS_MAX)
 		claim.end = *first + WRITE_CLUSTERS_MAX;

@@ -212,8 +212,7 @@ static int write_entries(struct qcow2 *image, struct batch *batch, struct err *e
 			end++;
 		pthread_mutex_lock(&image->lock);
 		if (image->failed)
-			outcome = err_set_errno(
-				err, EIO, "%s has failed and must be opened anew", image->path);
+			outcome = qcow2_say_failed(image, err);
 		else
 			outcome = write_table(image, batch, first, end, err);
 		pthread_mutex_unlock(&image->lock);
@@ -296,9 +295,7 @@ static int check_failed(struct qcow2 *image, struct err *err)
 	pthread_mutex_lock(&image->lock);
 	failed = image->failed;
 	pthread_mutex_unlock(&image->lock);
-	return failed ? err_set_errno(
-				err, EIO, "%s has failed and must be opened anew", image->path)
-		      : 0;
+	return failed ? qcow2_say_failed(image, err) : 0;
 }
 
 static int take_turn(

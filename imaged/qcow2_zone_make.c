@@ -171,7 +171,7 @@ static int add_fresh(
 
 	pthread_mutex_lock(&image->lock);
 	if (image->failed)
-		err_set_errno(err, EIO, "%s has failed and must be opened anew", image->path);
+		qcow2_say_failed(image, err);
 	else
 		outcome = qcow2_refcount_write(
 			image, growth->first, growth->end - growth->first, 1, err);
@@ -320,8 +320,7 @@ static int try_to_grow(struct qcow2 *image, struct wanted wanted,
 	uint64_t named;
 
 	if (has_failed(image))
-		return err_set_errno(
-			err, EIO, "%s has failed and must be opened anew", image->path);
+		return qcow2_say_failed(image, err);
 	qcow2_zone_begin_settling(image);
 	if (find_room(image, wanted, ret_growth, err) < 0)
 		return -1;

@@ -12,30 +12,32 @@
 
 /* Nothing is written under this id any more, by the word of the worker that had it.  Whichever
  * imaged it was of frees its clusters; the others do not know it. */
-static void stopped_unknown(struct core *core, const struct worker *worker, uint64_t id)
+static void stopped_unknown(
+	struct core *core, const struct worker *worker, uint64_t id, enum worker_writes writes)
 {
 	struct imaged *imaged;
 
 	list_for_each(imaged, &core->all_imageds, in_core)
 		if (strcmp(imaged->realm, worker->realm->name) == 0)
-			lease_abort(core, imaged, id, WORKER_WRITES_NO_MORE);
+			lease_abort(core, imaged, id, writes);
 	lease_acknowledge(core, worker, id);
 }
 
 /* The lease, if the report is this worker's to make; else it is answered here. */
-static struct lease *lease_of_report(struct core *core, const struct worker *worker, uint64_t id)
+static struct lease *lease_of_report(
+	struct core *core, const struct worker *worker, uint64_t id, enum worker_writes writes)
 {
 	struct lease *lease = lease_find(core, id);
 
 	if (lease == NULL)
-		stopped_unknown(core, worker, id);
+		stopped_unknown(core, worker, id, writes);
 	else if (lease->worker != worker)
 		lease_acknowledge(core, worker, id);
 	return lease != NULL && lease->worker == worker ? lease : NULL;
 }
 
 /* It is over without a commit. */
-static void close_stopped(struct core *core, struct lease *lease)
+static void close_stopped(struct core *core, struct lease *lease, enum worker_writes writes)
 {
 	const struct worker *worker = lease->worker;
 	uint64_t id = lease->id;
@@ -44,10 +46,10 @@ static void close_stopped(struct core *core, struct lease *lease)
 	lease_leave_job(core, lease);
 	lease_free(core, lease);
 	if (imaged == NULL) {
-		stopped_unknown(core, worker, id);
+		stopped_unknown(core, worker, id, writes);
 		return;
 	}
-	lease_abort(core, imaged, id, WORKER_WRITES_NO_MORE);
+	lease_abort(core, imaged, id, writes);
 	lease_acknowledge(core, worker, id);
 }
 
@@ -78,7 +80,7 @@ static void keep_report(struct lease *lease, const struct msg_copied *copied)
 
 void lease_copied(struct core *core, struct worker *worker, const struct msg_copied *copied)
 {
-	struct lease *lease = lease_of_report(core, worker, copied->lease);
+	struct lease *lease = lease_of_report(core, worker, copied->lease, WORKER_WRITES_NO_MORE);
 
 	if (lease == NULL)
 		return;
@@ -93,7 +95,7 @@ void lease_copied(struct core *core, struct worker *worker, const struct msg_cop
 		keep_report(lease, copied);
 		break;
 	case LEASE_REVOKED: /* too late */
-		close_stopped(core, lease);
+		close_stopped(core, lease, WORKER_WRITES_NO_MORE);
 		break;
 	case LEASE_COPIED: /* said twice; acknowledged when imaged has answered */
 	case LEASE_RESERVING:
@@ -104,7 +106,9 @@ void lease_copied(struct core *core, struct worker *worker, const struct msg_cop
 
 void lease_failed(struct core *core, struct worker *worker, const struct msg_copy_failed *failed)
 {
-	struct lease *lease = lease_of_report(core, worker, failed->lease);
+	enum worker_writes writes = failed->operation == OPERATION_FLUSH ? WORKER_COULD_NOT_FLUSH
+									 : WORKER_WRITES_NO_MORE;
+	struct lease *lease = lease_of_report(core, worker, failed->lease, writes);
 	struct io_trouble trouble = {
 		.operation = failed->operation,
 		.range = {failed->offset, failed->length},
@@ -117,21 +121,21 @@ void lease_failed(struct core *core, struct worker *worker, const struct msg_cop
 	if (lease == NULL || lease->state == LEASE_COPIED)
 		return;
 	job = lease->job;
-	close_stopped(core, lease);
+	close_stopped(core, lease, writes);
 	if (job != NULL)
 		job_io_failed(core, job, &trouble);
 }
 
 void lease_stopped(struct core *core, struct worker *worker, const struct msg_copy_stopped *stopped)
 {
-	struct lease *lease = lease_of_report(core, worker, stopped->lease);
+	struct lease *lease = lease_of_report(core, worker, stopped->lease, WORKER_WRITES_NO_MORE);
 	struct join *join;
 
 	if (lease == NULL || lease->state == LEASE_COPIED)
 		return;
 	/* Nobody told it to: perhaps it does not have that leaf open any more.  Both begin anew. */
 	join = lease->state == LEASE_COPYING && !worker->says_goodbye ? lease->join : NULL;
-	close_stopped(core, lease);
+	close_stopped(core, lease, WORKER_WRITES_NO_MORE);
 	if (join != NULL)
 		join_leave(core, join);
 }

@@ -149,7 +149,13 @@ void lease_abort(struct core *core, struct imaged *imaged, uint64_t id, enum wor
 	if (imaged == NULL || imaged->peer.number == 0)
 		return;
 	request = request_new(core, imaged, REQUEST_ABORT);
-	message.abort = (struct msg_abort){request->number, id, writes == WORKER_WRITES_NO_MORE};
+	message.abort = (struct msg_abort){
+		.request = request->number,
+		.lease = id,
+		.stopped = writes != WORKER_MAY_WRITE,
+		.has_flush_failed = writes == WORKER_COULD_NOT_FLUSH,
+		.flush_failed = writes == WORKER_COULD_NOT_FLUSH,
+	};
 	send_to_imaged(core, imaged, &message);
 }
 

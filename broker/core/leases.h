@@ -42,7 +42,11 @@ void lease_revoke(struct core *core, struct lease *lease);
 void lease_leave_job(struct core *core, struct lease *lease);
 void lease_free(struct core *core, struct lease *lease);
 /* What is known of a worker and the clusters of a lease. */
-enum worker_writes { WORKER_MAY_WRITE, WORKER_WRITES_NO_MORE };
+enum worker_writes {
+	WORKER_MAY_WRITE,
+	WORKER_WRITES_NO_MORE,
+	WORKER_COULD_NOT_FLUSH, /* and writes no more */
+};
 /* Closes it at imaged, if that is here; what it has open it will name when it comes back. */
 void lease_abort(struct core *core, struct imaged *imaged, uint64_t id, enum worker_writes writes);
 void lease_acknowledge(struct core *core, const struct worker *worker, uint64_t id);

@@ -101,6 +101,24 @@ def a_worker_that_dies_costs_only_its_leases(place):
     check("WORKER_LOST" in names, names)
 
 
+def a_flush_that_failed_is_told_to_the_imaged_and_a_read_is_not(place):
+    """What was lost with it may be a guest's, and the kernel tells each open file of it once."""
+    _, client, imaged = begin(place, workers=0)
+    worker = FakeWorker(place)
+    worker.operation = None
+    worker.report = lambda order: worker.tell(
+        "copy_failed", lease=order["lease"], operation=worker.operation, file="/images/leaf.qcow2", offset=0, length=65536, errno="EIO",
+        msg="Input/output error")
+    worker.begin()
+    for number, worker.operation in enumerate(("read", "flush"), start=1):
+        del imaged.log[:]
+        client.call("block_stream", device="vda")
+        wait_for_end(client, number)
+        aborted = wait_until(lambda: [message for message in imaged.log if message["type"] == "abort"], "the end of the lease")
+        check(all(message["stopped"] for message in aborted[:1]), "a worker that reported was not taken to have stopped")
+        check_equal(aborted[0].get("flush-failed", False), worker.operation == "flush", f"a failed {worker.operation} is told as a flush")
+
+
 def a_lease_without_progress_is_revoked_and_its_late_report_ignored(place):
     _, client, imaged = begin(place, workers=0, options=("--lease", "1"))
     slow = FakeWorker(place, "slow", incarnation=7)

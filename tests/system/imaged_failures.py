@@ -250,6 +250,31 @@ def a_failed_flush_fails_the_device_until_it_is_attached_anew(place):
     imaged.stop()
 
 
+def a_flush_that_failed_for_a_worker_is_the_devices(place):
+    library = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
+    if not os.path.exists(library):
+        raise Skip("SLUICE_BUILD does not name a build folder")
+    leaf, _ = simple_chain(place)
+    sign = place.path / "flushes-fail"
+    broker = ImagesBroker(place)
+    place.start("sluice-imaged", "--root", place.path, environment={
+        "LD_PRELOAD": library, "SLUICE_FLUSH_FAILS": sign, "SLUICE_KILL_UNDER": leaf})
+    broker.wait_hello()
+    broker.attach("d", leaf)
+    broker.ask("open_job", device="d", job="d")
+    worker = HandWorker(broker, "d")
+    orders = [broker.ask("reserve", device="d", job="d", join=worker.join, offset=first, length=MIB) for first in (0, 2 * MIB)]
+    sign.write_text("")
+    broker.ask("abort", lease=orders[0]["lease"], stopped=True)
+    broker.work_map("d", "d")  # whatever the abort brought has been said
+    check_equal(broker.failed, [], "what failed")
+    broker.ask("abort", lease=orders[1]["lease"], stopped=True, flush_failed=True)
+    wait_until(lambda: broker.failed or broker.turn(0.05), "device_failed is said")
+    check_equal((broker.failed[0]["device"], broker.failed[0]["errno"]), ("d", "EIO"), "what failed")
+    sign.unlink()
+    worker.die()
+
+
 # ---- the other end
 
 

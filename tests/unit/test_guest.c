@@ -11,6 +11,31 @@
 
 static struct device_fixture f;
 
+/* The disk fails once, and the kernel tells it to one flush, after it has taken some time. */
+static atomic_bool disk_fails;
+static atomic_uint flushes_under_way;
+
+static void wait_for_another_flush(void)
+{
+	for (int i = 0; i < 100 && atomic_load(&flushes_under_way) < 2; i++)
+		usleep(1000);
+}
+
+int fdatasync(int fd)
+{
+	bool fails = atomic_exchange(&disk_fails, false);
+	int r;
+
+	atomic_fetch_add(&flushes_under_way, 1);
+	if (fails)
+		wait_for_another_flush();
+	r = fails ? -1 : fsync(fd);
+	atomic_fetch_sub(&flushes_under_way, 1);
+	if (fails)
+		errno = EIO;
+	return r;
+}
+
 /* "d" is `name` once more, which need not be qcow2. */
 static int attach_raw(const char *name)
 {
@@ -191,16 +216,86 @@ START_TEST(a_raw_leaf_is_written_where_the_guest_says)
 }
 END_TEST
 
+static void *flush(void *guest)
+{
+	ck_assert_int_eq(guest_sync(guest), EIO);
+	return NULL;
+}
+
+START_TEST(of_two_flushes_at_a_time_both_are_told_that_the_disk_failed)
+{
+	pthread_t thread;
+	struct guest *guest;
+
+	fixture_begin(&f);
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	guest = guest_open(&f.host, "d");
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+	atomic_store(&disk_fails, true);
+	ck_assert_int_eq(pthread_create(&thread, NULL, flush, guest), 0);
+	while (atomic_load(&flushes_under_way) == 0)
+		sched_yield();
+	flush(guest);
+	pthread_join(thread, NULL);
+	guest_close(guest);
+	fixture_end(&f);
+}
+END_TEST
+
+/* There is nobody to tell when it is closed: who detaches is told, and the device stays until that is known. */
+static void expect_not_detached(const char *name)
+{
+	struct err err = {0};
+	struct guest *guest;
+
+	f.trouble = (struct trouble){0};
+	guest = guest_open(&f.host, "d");
+	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+	guest_close(guest);
+	atomic_store(&disk_fails, true);
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), -1);
+	ck_assert_int_eq(f.trouble.err.number, EIO);
+	ck_assert(!atomic_load(&disk_fails));
+	ck_assert_msg(device_notice_failure(f.device, &err), "%s", name);
+	ck_assert_int_eq(device_detach(f.device, &f.trouble), 0);
+}
+
+START_TEST(a_device_whose_writes_cannot_be_made_durable_is_not_detached)
+{
+	fixture_begin(&f);
+	f.host.log_folder = f.folder.path;
+	ck_assert_int_eq(attach_raw("base.raw"), 0);
+	expect_not_detached("raw");
+	ck_assert(device_host_remove(&f.host, f.device));
+	fixture_shell(&f, "qemu-img create -q -f qcow2 -b base.raw -F raw leaf.qcow2");
+	fixture_attach(&f, "leaf.qcow2");
+	expect_not_detached("qcow2");
+	fixture_end(&f);
+}
+END_TEST
+
 static void *attach_anew(void *name)
 {
 	ck_assert_int_eq(attach_raw(name), 0);
 	return NULL;
 }
 
-START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
+/* It may have been answered for what is lost, and was not told: also who asked for nothing while the device failed. */
+static void expect_told(struct guest *guest)
+{
+	for (int i = 0; i < 2; i++) { /* once would be too little */
+		ck_assert_int_eq(guest_sync(guest), EIO);
+		ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EIO);
+		ck_assert_int_eq(guest_put_zeroes(guest, 0, 1, true), EIO);
+		ck_assert_int_eq(guest_discard(guest, 0, 1), EIO);
+	}
+	check_read(guest, 0, 1, 'b');
+}
+
+START_TEST(who_was_connected_reads_on_after_a_failure_if_the_size_is_the_same)
 {
 	struct err err = {0};
-	struct guest *guest;
+	struct guest *guest, *silent, *late;
 	pthread_t thread;
 	unsigned side;
 	char byte;
@@ -208,12 +303,15 @@ START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
 	fixture_begin(&f);
 	ck_assert_int_eq(attach_raw("base.raw"), 0);
 	guest = guest_open(&f.host, "d");
+	silent = guest_open(&f.host, "d");
 	atomic_store(&f.device->has_raw_failed, true);
 	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), EIO);
 	ck_assert_int_eq(guest_sync(guest), EIO);
 	ck_assert(atomic_load(&f.device->is_suspect));
 	check_read(guest, 0, 100, 'b');
 	ck_assert(device_notice_failure(f.device, &err));
+	late = guest_open(&f.host, "d"); /* it had nothing to lose */
+	ck_assert_int_eq(guest_pwrite(late, "x", 0, 1), EIO);
 
 	side = gate_enter(&f.device->gate); /* a request that takes long */
 	ck_assert_int_eq(
@@ -223,7 +321,13 @@ START_TEST(who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same)
 	ck_assert_uint_eq(f.device->phase, DEVICE_FAILED); /* it is waited for */
 	gate_leave(&f.device->gate, side);
 	pthread_join(thread, NULL);
+	expect_told(guest);
+	expect_told(silent);
+	guest_close(silent);
+	guest_close(guest);
+	guest = late;
 	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+	ck_assert_int_eq(guest_sync(guest), 0);
 
 	atomic_store(&f.device->has_raw_failed, true);
 	ck_assert(device_notice_failure(f.device, &err));
@@ -299,7 +403,7 @@ START_TEST(what_is_asked_of_a_failed_device_waits_from_its_detaching_to_its_atta
 	ck_assert_int_eq(attach_raw("base.raw"), 0);
 	pthread_join(thread, NULL);
 	ck_assert_uint_eq(atomic_load(&f.device->held_until_ms), 0);
-	ck_assert_int_eq(guest_pwrite(guest, "x", 0, 1), 0);
+	expect_told(guest);
 	guest_close(guest);
 	fixture_end(&f);
 }
@@ -308,6 +412,8 @@ END_TEST
 DEVICE_MAIN("guest", only_the_exact_name_of_an_attached_device_lets_in, a_guest_keeps_its_device,
 	each_layer_is_read_as_far_as_it_reaches, the_map_tells_data_of_any_layer_and_holes_of_none,
 	nothing_is_written_to_what_is_read_only, a_raw_leaf_is_written_where_the_guest_says,
-	who_is_connected_goes_on_after_a_failure_if_the_size_is_the_same,
+	of_two_flushes_at_a_time_both_are_told_that_the_disk_failed,
+	a_device_whose_writes_cannot_be_made_durable_is_not_detached,
+	who_was_connected_reads_on_after_a_failure_if_the_size_is_the_same,
 	a_guest_never_gets_into_another_file_of_the_same_name_and_size,
 	what_is_asked_of_a_failed_device_waits_from_its_detaching_to_its_attaching)

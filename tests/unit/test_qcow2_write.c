@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guests' writes: where they go, what is pending, and what a write-back leaves. */
+#include <errno.h>
+
 #include "tests/unit/write_fixture.h"
 
 /* What others do while somebody flushes, once. */
@@ -252,6 +254,26 @@ START_TEST(what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhi
 	end(image);
 }
 END_TEST
+/* Its bytes may be in the file by then; but no log names them, and who opens the image anew knows nothing of them. */
+START_TEST(a_write_that_ends_when_the_image_has_failed_has_failed)
+{
+	struct qcow2 *image = begin(3);
+	struct cluster_run run = {0};
+	struct write_step step;
+	unsigned count;
+
+	ck_assert_int_eq(qcow2_write_begin(image, 0, CLUSTER, &step, &err), 0);
+	ck_assert_int_eq(qcow2_reserve(image, CLUSTER, &run, 1, &count, &err), 0);
+	pthread_mutex_lock(&image->lock);
+	qcow2_mark_failed(image);
+	pthread_mutex_unlock(&image->lock);
+	ck_assert_int_eq(qcow2_write_end(image, &step, &run, 1, &err), -1);
+	ck_assert_int_eq(err.number, EIO);
+	ck_assert_uint_eq(image->pending->count, 0);
+	end(image);
+}
+END_TEST
+
 START_TEST(when_the_pending_map_is_full_it_is_written_back)
 {
 	struct qcow2 *image = begin(3);
@@ -277,4 +299,5 @@ UNIT_MAIN("qcow2_write", a_new_cluster_is_in_effect_before_the_file_names_it,
 	copy_on_read_never_wins, an_entry_reaches_the_file_between_two_flushes,
 	what_the_file_named_is_forgotten_behind_the_second_flush_also_of_a_lazy_one,
 	what_a_flush_promised_is_in_the_file_although_it_was_replaced_meanwhile,
+	a_write_that_ends_when_the_image_has_failed_has_failed,
 	when_the_pending_map_is_full_it_is_written_back)
