@@ -50,14 +50,17 @@ class FakeBroker:
     def welcome(self):
         self.send("worker_welcome", generation=self.generation, epoch=1, heartbeat_ms=1000, timeout_ms=5000)
 
+    def beat_if_due(self):
+        if self.peer and self.beats and time.monotonic() - self.beat > 0.5:
+            self.beat = time.monotonic()
+            self.send("broker_heartbeat")
+
     def receive(self, seconds=10.0, heartbeats=False):
         """The next message but heartbeats; None after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             left = deadline - time.monotonic()
-            if self.peer and self.beats and time.monotonic() - self.beat > 0.5:
-                self.beat = time.monotonic()
-                self.send("broker_heartbeat")
+            self.beat_if_due()
             if not self.socket.poll(max(0, min(100, int(left * 1000)))):
                 if left <= 0:
                     return None
