@@ -94,6 +94,11 @@ class Stage:
         self.acknowledge(lease)
         return answer
 
+    def wait_until_read(self):
+        """Until the worker has read all that was sent to it before: it answers in the order of the questions."""
+        self.broker.send("copy_stop", lease=7)
+        self.broker.expect("copy_stopped", lease=7)
+
     def leaf_bytes(self, first, clusters=1):
         with open(self.leaf, "rb") as file:
             file.seek((first + 1) * CLUSTER)
@@ -313,8 +318,7 @@ def reports_are_said_again_until_they_are_acknowledged(place):
 def it_goes_on_copying_while_the_broker_is_away(place):
     stage = Stage(place, clusters=256, slots=1)
     leases = [stage.long_order(1), stage.order(0, 256)]
-    stage.broker.send("copy_stop", lease=7)  # its answer shows that the orders have arrived
-    stage.broker.expect("copy_stopped", lease=7)
+    stage.wait_until_read()
     stage.broker.unbind()
     wait_until(lambda: stage.leaf_bytes(16384 - 1) == stage.content[-CLUSTER:], "the last cluster", 60.0)
     stage.broker.bind()
@@ -346,12 +350,14 @@ def still(stage, seconds=0.5):
 
 def a_stop_ends_what_is_copied_and_what_waits(place):
     stage = Stage(place, clusters=256, slots=1)
-    running, waiting = stage.long_order(), stage.long_order()
+    held, (running, waiting) = stage.held_long_orders(2)
     progress = stage.broker.expect("copy_progress", 20.0, lease=running)
     check(0 < progress["bytes"] < 2048 * MIB, "progress")
     stage.broker.send("copy_stop", lease=waiting)
     stage.broker.expect("copy_stopped", lease=waiting)
     stage.broker.send("copy_stop", lease=running)
+    stage.wait_until_read()
+    held.release()
     stage.broker.expect("copy_stopped", lease=running)
     still(stage)
     stage.acknowledge(running)
@@ -360,12 +366,14 @@ def a_stop_ends_what_is_copied_and_what_waits(place):
 
 
 def leaving_stops_what_is_copied_there_and_only_there(place):
-    stage = Stage(place, clusters=256)
+    stage = Stage(place, clusters=256, slots=1)
     other = stage.images / "other.qcow2"
     other.write_bytes(bytes(2 * CLUSTER))
     stage.join(number=4, leaf=file_reference(other), lock_byte=LOCK_BYTE + 1)
-    running = stage.long_order()
+    held, (running,) = stage.held_long_orders()
     stage.broker.send("leave", join=3)
+    stage.wait_until_read()
+    held.release()
     stage.broker.expect("copy_stopped", lease=running)
     stage.broker.expect("left", join=3)
     check(not is_locked(stage.leaf, 201) and is_locked(other, 201), "locks")
@@ -377,13 +385,15 @@ def leaving_stops_what_is_copied_there_and_only_there(place):
 
 def a_worker_that_wakes_up_late_stops(place):
     stage = Stage(place, clusters=256, slots=1)
-    lease = stage.long_order()
+    held, (lease,) = stage.held_long_orders()
     stage.broker.expect("copy_progress", 20.0, lease=lease)
     stage.worker.signal(signal.SIGSTOP)
     stage.broker.send("copy_stop", lease=lease)
     stage.order(0, lease=9999, generation=3)
     check(is_locked(stage.leaf, LOCK_BYTE), "a stopped worker lost its lock")
     stage.worker.signal(signal.SIGCONT)
+    stage.wait_until_read()
+    held.release()
     stage.broker.expect("copy_stopped", lease=lease)
     still(stage)
 
