@@ -134,7 +134,7 @@ def _job_fails_or_is_refused(stage):
     job = f"bad-{stage.good}"
     answer = stage.system.client.ask("block_stream", device="bad", job_id=job)
     if "return" in answer:
-        event = stage.system.wait_end(job, 5.0)
+        event = stage.system.wait_end(job)
         check_equal(event["event"], "BLOCK_JOB_COMPLETED", "end")
         check("error" in event["data"], "a job on a damaged image ended well")
         check_equal((event["data"]["error-class"], event["data"]["errno"]), ("StreamingError", "EIO"),
