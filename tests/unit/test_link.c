@@ -12,7 +12,7 @@
 #include "tests/unit/unit.h"
 
 #define HEARTBEAT_MS 40
-#define TIMEOUT_MS   200
+#define TIMEOUT_MS   2000 /* not to be scheduled for so long looks like silence */
 #define PATIENCE_MS  20000
 
 /* The broker's side welcomes on "hello" while `welcomes`, and says "who" to a heartbeat before any
@@ -31,6 +31,7 @@ struct stage {
 	uint64_t deadline_ms;
 	bool (*is_done)(const struct stage *);
 	unsigned goal;
+	uint64_t goal_ms;
 };
 
 static void broker_say(struct stage *stage, const struct mq_frame *peer, const char *text)
@@ -202,6 +203,11 @@ static bool has_heard_three_beats(const struct stage *stage)
 	return stage->beats_heard >= 3;
 }
 
+static bool has_heard_beats_beyond_the_timeout(const struct stage *stage)
+{
+	return stage->beats_heard >= 3 && clock_monotonic_ms() > stage->goal_ms;
+}
+
 static bool was_lost(const struct stage *stage)
 {
 	return stage->lost >= stage->goal;
@@ -269,7 +275,8 @@ START_TEST(heartbeats_keep_it_up)
 	broker_start(&stage);
 
 	run_until(&stage, is_up);
-	run_until(&stage, has_heard_three_beats);
+	stage.goal_ms = clock_monotonic_ms() + TIMEOUT_MS + 2 * HEARTBEAT_MS;
+	run_until(&stage, has_heard_beats_beyond_the_timeout);
 
 	ck_assert(link_is_up(stage.link));
 	ck_assert_uint_eq(stage.lost, 0);
