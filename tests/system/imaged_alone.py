@@ -5,7 +5,6 @@
 import os
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
@@ -327,14 +326,14 @@ def huge_empty_disks_are_mapped_at_once_in_little_memory(place):
     leaf = images.create(place.path / "leaf.qcow2", None, "mid.qcow2")
     broker, imaged = start_imaged(place)
     broker.attach("d", leaf)
-    begun = time.monotonic()
+    before = imaged.processor_seconds()
     broker.ask("open_job", device="d", job="d")
     runs, present = broker.work_map("d", "d")
-    seconds = time.monotonic() - begun
+    seconds = imaged.processor_seconds() - before
     check_equal(runs, [{"offset": 1 << 40, "length": 65536, "work": "copy"},
                        {"offset": (64 << 40) - 65536, "length": 65536, "work": "copy"}], "map")
-    print(f"# 64 TiB mapped in {seconds:.3f} s, {imaged.memory_kib() // 1024} MiB of memory")
-    check(seconds < 1, f"mapping took {seconds:.3f} s")
+    print(f"# 64 TiB mapped in {seconds:.2f} s of a processor, {imaged.memory_kib() // 1024} MiB of memory")
+    check(seconds < 1, f"mapping took {seconds:.2f} s of a processor")
     check(imaged.memory_kib() < 64 * 1024, f"{imaged.memory_kib()} KiB of memory")
     broker.stream("d")
 
