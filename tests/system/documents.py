@@ -140,9 +140,13 @@ def examples_are_answered_as_shown(place):
     _attach_as_shown(system)
     system.stream("virtio0", speed=SLOWLY)
     feed.until("BLOCK_JOB_PROGRESS", 20)
+    returned = {}
     for name in WITH_JOB:
-        _run(system, name)
-        done.add(name)
+        if name == "block_job_set_speed":  # without a worker the job can't end at that speed before it is cancelled
+            check_equal([one["name"] for one in returned["query-workers"]], ["worker-1"], "workers of the job")
+            system.workers.pop().stop()
+        returned[name] = _run(system, name)
+    done.update(returned)
     system.wait_end("virtio0", before=1)
     _run(system, "device-detach")
     check_equal(done, {section.name for section in DOCUMENT.commands}, "commands that were tried")
