@@ -15,7 +15,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import zmq
 
 from harness import Failed, check, check_equal, program, run, wait_until
+from message_document import Document
 from sluice_wire import pack, unpack
+
+EVENTS = len(Document().events)  # who follows subscribes to each
 
 JOB = {"job-id": "vda", "device": "vda", "type": "stream", "status": "running", "position": 600, "end": 1000, "offset": 600,
        "len": 1000, "speed": 0, "paused": False, "busy": True, "io-status": "ok", "auto-finalize": True,
@@ -89,6 +92,10 @@ class Broker(threading.Thread):
     def heartbeat(self):
         self.event("BROKER_HEARTBEAT", durable=False, epoch=self.epoch, first=self.pruned + 1, last=self.last(),
                    last_by_event={})
+
+    def wait_follower(self):
+        """From here on it hears all that is published, in that order."""
+        wait_until(lambda: len(self.subscriptions) >= EVENTS, "the subscriptions")
 
     def run(self):
         beat = 0.0
@@ -292,7 +299,7 @@ def each_durable_event_comes_once_and_in_order_whatever_is_lost(place):
     broker = Broker(place)
     fill(broker, 5)
     follower = Follower(place, "--after", 2)
-    wait_until(lambda: len(broker.subscriptions) >= 10, "the subscriptions")
+    broker.wait_follower()
     for number in range(300):
         lost = place.random.random() < 0.3
         broker.event(place.random.choice(("JOB_STATUS_CHANGE", "WORKER_JOINED", "DEVICE_ONLINE")), lost=lost, device="vda")
@@ -311,7 +318,7 @@ def following_begins_now_and_ends_well_by_sigint(place):
     broker = Broker(place)
     fill(broker, 5)
     follower = Follower(place)
-    wait_until(lambda: len(broker.subscriptions) >= 10, "the subscriptions")
+    broker.wait_follower()
     broker.event("DEVICE_ONLINE", device="vda")
     wait_until(lambda: follower.seqs() == [6], "the event")
     follower.process.signal(signal.SIGINT)
@@ -322,16 +329,23 @@ def a_new_store_is_noticed(place):
     broker = Broker(place)
     fill(broker, 5)
     follower = Follower(place)
-    wait_until(lambda: len(broker.subscriptions) >= 10, "the subscriptions")
-    time.sleep(0.5)  # it must have heard of the first epoch
-    broker.epoch = 8
-    broker.log.clear()
+    broker.wait_follower()
+    broker.heartbeat()  # tells the first epoch, and comes before the event
     broker.event("DEVICE_ONLINE", device="vda")
-    wait_until(lambda: follower.seqs() == [1], "the new store's first event")
+    wait_until(lambda: follower.seqs() == [6], "the old store's last event")
+    broker.log.clear()  # before the epoch, for a heartbeat between them must not offer the old events as new ones
+    broker.epoch = 8
+    broker.event("DEVICE_ONLINE", device="vda")
+    wait_until(lambda: follower.seqs() == [6, 1], "the new store's first event")
     check("new store" in follower.process.err_text(), follower.process.err_text())
 
 
 # ---------------------------------------------------------------- block-stream --wait
+
+
+def progress(broker, position, end=1000, rate=100):
+    broker.event("BLOCK_JOB_PROGRESS", durable=False, device="vda", job_id="vda", position=position, end=end, copied=position,
+                 rate=rate, eta=11)
 
 
 def completed(broker, **more):
@@ -346,14 +360,13 @@ def waiting_shows_progress_and_exits_by_the_outcome(place):
 
         def start(_arguments, broker=broker, more=more):
             def go():
+                broker.wait_follower()
                 for position in (0, 500, 990):
-                    broker.event("BLOCK_JOB_PROGRESS", durable=False, device="vda", job_id="vda", position=position, end=1000,
-                                 copied=position, rate=100, eta=5)
-                    time.sleep(0.05)
+                    progress(broker, position)
                 broker.event("BLOCK_JOB_STALLED", device="vda", job_id="vda", reason="no-worker")
                 broker.event("BLOCK_JOB_COMPLETED", device="vdb", job_id="vdb", error="another device's")
                 completed(broker, lost=True, **more)
-            threading.Timer(0.3, go).start()
+            threading.Thread(target=go).start()
             return {}
 
         broker.answers["block_stream"] = start
@@ -386,7 +399,9 @@ def ctrl_c_leaves_the_job_running_and_says_so(place):
     broker = Broker(place)
     waiter = place.start("sluice", "block-stream", "vda", "--wait", ready=False)
     wait_until(lambda: any(name == "block_stream" for name, _ in broker.requests), "the request")
-    time.sleep(0.2)
+    broker.wait_follower()
+    progress(broker, 10)
+    wait_until(lambda: "1%" in waiter.out_text(), "a word that shows that it has its reply and waits")
     waiter.signal(signal.SIGINT)
     check_equal(waiter.wait(3.0), 1, "status")
     check("goes on" in one_line(waiter.err_text()), waiter.err_text())
@@ -413,10 +428,8 @@ def a_terminal_gets_a_bar_that_fits(place):
                              env=place.environment())
     os.close(slave)
     wait_until(lambda: any(name == "block_stream" for name, _ in broker.requests), "the request")
-    wait_until(lambda: len(broker.subscriptions) >= 10, "the subscriptions")
-    broker.event("BLOCK_JOB_PROGRESS", durable=False, device="vda", job_id="vda", position=43 << 20, end=100 << 20,
-                 copied=1, rate=5 << 20, eta=11)
-    time.sleep(0.2)
+    broker.wait_follower()
+    progress(broker, 43 << 20, 100 << 20, 5 << 20)
     completed(broker)
     text = b""
     while True:
