@@ -67,6 +67,16 @@ def wait_until(condition, what, seconds=10.0, every=0.01):
         time.sleep(every)
 
 
+def quickest_rate(marks, amount):
+    """The greatest rate at which a figure grew over a piece of `amount` or a little more; marks: [(time, figure)], both rising.
+    What is too slow is so in every piece, and a stall of the machine spoils only those in which it falls."""
+    rates = []
+    for at, figure in marks:
+        rates += [(grown - figure) / (later - at) for later, grown in marks if grown >= figure + amount][:1]
+    check(rates, f"there is no piece of {amount} in {marks}")
+    return max(rates)
+
+
 def program(name):
     """The path of a program of Sluice."""
     folder = os.environ.get("SLUICE_BIN")

@@ -13,8 +13,9 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 import images
-from harness import check, check_equal, program, run, wait_until
+from harness import check, check_equal, program, quickest_rate, run, wait_until
 from images import MIB
+from sluice_wire import Events
 
 
 class Chain:
@@ -152,10 +153,19 @@ def ctrl_c_cancels_and_a_new_run_completes(place):
 
 
 def the_limit_is_kept(place):
-    chain = Chain(place)
-    done = _sluice(place, "stream", chain.leaf, "--speed", "8M", "--json")
-    seconds = json.loads(done.stdout)["seconds"]
-    check(23 / 8 * 0.8 < seconds < 23 / 8 * 1.5, f"23 MiB at 8 MiB/s took {seconds} s")
+    chain = Chain(place, 32 * MIB)
+    process = _start(place, "stream", chain.leaf, "--speed", "8M", "--json")
+    socket = wait_until(lambda: next(_temporary(place).glob("*/run/events"), None), "the broker's socket")
+    feed = Events(place, "BLOCK_JOB_PROGRESS/", f"ipc://{socket}")
+    check_equal(process.wait(60.0), 0, "status")
+    while feed.next(0.1):
+        pass
+    seconds = json.loads(process.out_text())["seconds"]
+    check(seconds > 31 / 8 * 0.8, f"31 MiB at 8 MiB/s took {seconds} s")
+    marks = [(event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6, event["data"]["copied"])
+             for _, event in feed.seen]
+    rate = quickest_rate([one for one in marks if one[1] >= 8 * MIB], 4 * MIB) / MIB  # without what may have come at once
+    check(rate > 8 / 1.4, f"no 4 MiB were quicker than {rate:.1f} MiB/s with a limit of 8 MiB/s")
     chain.judge()
 
 
