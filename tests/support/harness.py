@@ -232,6 +232,11 @@ class Workplace:
         preload = os.environ.get("SLUICE_TEST_PRELOAD")
         return self.environment(**({"LD_PRELOAD": preload} if preload else {}) | (more or {}))
 
+    def keep_state_in_memory(self):
+        """For a test that says how long something may take: a program may wait for its disk as long as that needs."""
+        if os.access("/dev/shm", os.W_OK):
+            self.state_dir = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/dev/shm"))
+
     def endpoint(self, name):
         return f"ipc://{self.run_dir}/{name}"
 
@@ -284,8 +289,9 @@ class Workplace:
         for process in reversed(self.processes):
             process.close()
         if os.environ.get("SLUICE_TEST_KEEP"):
-            print(f"# kept: {self.path}")
+            print(f"# kept: {self.path} {self.state_dir}")
         else:
+            shutil.rmtree(self.state_dir, ignore_errors=True)  # it may be elsewhere
             shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -127,6 +127,7 @@ EXAMPLES = {
 
 
 def thousands_of_damaged_messages_on_every_router_do_no_harm(place):
+    place.keep_state_in_memory()
     broker = place.start("sluice-broker")
     client = Client(place)
     sockets = {name: [Socket(place, zmq.DEALER, place.endpoint(name)) for _ in range(4)] for name in EXAMPLES}
@@ -139,7 +140,7 @@ def thousands_of_damaged_messages_on_every_router_do_no_harm(place):
 
     check_serving(client, broker)
     check(broker.memory_kib() < 200 * 1024, f"{broker.memory_kib()} KiB")
-    check_equal(broker.stop() < 2, True, "stopped in time")
+    check(broker.stop() < 3.0, "it took more than three seconds to stop")
 
 
 def every_request_gets_exactly_one_reply_whatever_it_is(place):

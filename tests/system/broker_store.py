@@ -187,6 +187,7 @@ def one_folder_may_be_both_run_and_state_directory(place):
 
 
 def sigterm_and_sigint_end_it_within_a_second_with_status_0(place):
+    place.keep_state_in_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         broker = place.start("sluice-broker")
         idle = [Client(place) for _ in range(5)]
@@ -208,7 +209,7 @@ def what_was_answered_before_sigterm_is_there_after_it(place):
     for number, peer in enumerate(peers):
         peer.send("worker_goodbye")
     feed.next(2)
-    broker.stop(1.0)
+    broker.stop()
     while feed.next(0.1):
         pass
 
