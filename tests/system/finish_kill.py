@@ -39,9 +39,8 @@ def _every_kill(place, base_argument, mode):
         try:
             system.attach(leaf, device=device)
             system.stream(device, **base_argument)
-        except Exception:
-            if victim.is_alive():
-                raise
+        except Exception as why:  # the broker may tell of the closed socket before imaged has wholly ended
+            wait_until(lambda: not victim.is_alive(), f"the end of imaged after {why!r}")
         job = wait_until(lambda: not victim.is_alive() or system.terminal_events(device), "the kill or the end", 30.0)
         if not victim.is_alive():
             died += 1
