@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import images
 from harness import check, check_equal, run, wait_until
 from images import MIB
+from sluice_wire import CommandError
 from system import Judge, System
 
 CHANGES = int(os.environ.get("SLUICE_TEST_CHANGES", "24"))
@@ -33,6 +34,12 @@ def _begin(place, workers, size=SIZE, **arguments):
 
 def _known(system):
     return sorted(one["name"] for one in system.client.call("query-workers"))
+
+
+def _position(system):
+    """The end of it all once the job has ended."""
+    job = system.job()
+    return job["position"] if job else SIZE
 
 
 def _comings_and_goings(system):
@@ -79,14 +86,16 @@ def they_come_and_go_while_a_job_runs(place):
     for number in range(CHANGES):
         crowd.change()
         if crowd.alive:  # the next change comes after some of the copying; not at the same place each time
-            goal = min(SIZE, system.job()["position"] + place.random.randrange(1, 3 * SIZE // (2 * CHANGES)))
-            wait_until(lambda: system.job() is None or system.job()["position"] >= goal, f"progress after change {number}", 30)
+            goal = min(SIZE, _position(system) + place.random.randrange(1, 3 * SIZE // (2 * CHANGES)))
+            wait_until(lambda: _position(system) >= goal, f"progress after change {number}", 30)
         if system.job() is None:
             break
     if not crowd.alive:
         crowd.add()
-    if system.job() is not None:
+    try:
         system.client.call("block_job_set_speed", device="vda", speed=0)
+    except CommandError as error:  # it may have ended
+        check_equal(error.error_class, "DeviceNotActive", "class of the error")
     event = system.wait_end()
     check_equal((event["event"], event["data"].get("error")), ("BLOCK_JOB_COMPLETED", None), "end")
     check(number > CHANGES // 2, f"the job ended after {number} changes")
@@ -106,11 +115,12 @@ def they_come_and_go_while_a_job_runs(place):
 def a_worker_that_comes_takes_its_part(place):
     system, judge = _begin(place, 1, speed=SPEED)
     feed = system.events("WORKER_JOINED")
-    wait_until(lambda: system.job()["position"] >= 4 * MIB, "progress", 20)
+    wait_until(lambda: _position(system) >= 4 * MIB, "progress", 20)
     system.start_worker()
     system.workers.pop(0).kill()  # only the new one is left
-    goal = system.job()["position"] + 8 * MIB
-    wait_until(lambda: system.job()["position"] >= goal, "progress by the new worker", 20)
+    goal = _position(system) + 8 * MIB
+    check(goal <= SIZE, "too little was left for the new worker")
+    wait_until(lambda: _position(system) >= goal, "progress by the new worker", 20)
     event = feed.until("WORKER_JOINED", name="worker-2")
     check_equal(event["data"]["realm"], "here", "realm in the event")
     system.client.call("block_job_set_speed", device="vda", speed=0)
@@ -136,7 +146,7 @@ def one_of_another_realm_gets_nothing(place):
 
 def a_name_that_comes_again_ends_the_one_before(place):
     system, judge = _begin(place, 1, speed=SPEED)
-    wait_until(lambda: system.job()["position"] >= 4 * MIB, "progress", 20)
+    wait_until(lambda: _position(system) >= 4 * MIB, "progress", 20)
     system.workers[0].signal(signal.SIGSTOP)  # it hangs; its host starts another one in its place
     system.worker_count = 0
     system.start_worker()
