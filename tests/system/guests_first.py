@@ -34,6 +34,11 @@ class BusyGuest:
         except Exception as error:
             self.error = error
 
+    def count(self):
+        """Of its reads; all must have gone well."""
+        check(self.error is None, f"the guest met {self.error!r}")
+        return self.reads
+
     def __enter__(self):
         self.thread.start()
         wait_until(lambda: self.reads > 10 or self.error, "the guest to read")
@@ -42,7 +47,7 @@ class BusyGuest:
     def __exit__(self, *_):
         self.is_stopping.set()
         self.thread.join()
-        check(self.error is None, f"the guest met {self.error!r}")
+        self.count()
 
 
 def _attached(place, megabytes):
@@ -74,7 +79,29 @@ def what_a_guest_reads_is_copied_first_and_what_lies_behind_it_next(place):
 
 
 def _copied(system):
-    return system.job()["copied"]
+    job = system.job()
+    check(job, "the job ended although its guest was busy")
+    return job["copied"]
+
+
+def _watched(sample, more, what):
+    """What `sample` gives again and again, until its first value has grown by `more`."""
+    samples = []
+
+    def is_enough():
+        samples.append(sample())
+        return samples[-1][0] - samples[0][0] >= more
+    wait_until(is_enough, what, 60.0)
+    return samples
+
+
+def _windows(samples, length):
+    """All pairs of samples whose first values lie so far apart.  Tests judge the best of them: where the guest's thread or
+    imaged's report was not scheduled for half a second the broker took the guest for idle, and its job had the disk."""
+    for index, first in enumerate(samples):
+        last = next((one for one in samples[index:] if one[0] - first[0] >= length), None)
+        if last:
+            yield first, last
 
 
 def a_busy_guest_holds_its_job_at_the_floor_and_an_idle_one_lets_it_go(place):
@@ -83,9 +110,8 @@ def a_busy_guest_holds_its_job_at_the_floor_and_an_idle_one_lets_it_go(place):
     with BusyGuest(uri(place, "vda")):
         system.stream(floor=floor)
         wait_until(lambda: _copied(system) >= 4 * MIB, "the job to have begun", 30.0)
-        before, start = _copied(system), time.monotonic()
-        wait_until(lambda: _copied(system) >= before + 4 * floor, "the job to move although the guest is busy", 60.0)
-        rate = (_copied(system) - before) / (time.monotonic() - start)
+        samples = _watched(lambda: (_copied(system), time.monotonic()), 12 * MIB, "the job to move for all that")
+        rate = min((last[0] - first[0]) / (last[1] - first[1]) for first, last in _windows(samples, 4 * MIB))
         check(rate < 1.5 * floor, f"with a busy guest it copies {rate / MIB:.1f} MiB a second")
     event = system.wait_end("vda", 60.0)
     check("error" not in event["data"], f"the job ended badly: {event}")
@@ -100,9 +126,9 @@ def with_a_floor_of_0_a_job_stands_still_while_its_guest_is_busy(place):
         wait_until(lambda: system.job()["status"] == "running", "the job to run")
         target = guest.reads + 200
         wait_until(lambda: guest.reads > target or guest.error, "the guest to be known as busy")
-        before, target = _copied(system), guest.reads + 1000
-        wait_until(lambda: guest.reads > target or guest.error, "the guest to read on", 60.0)
-        check(_copied(system) - before <= 2 * MIB, f"{_copied(system) - before} bytes were copied meanwhile")
+        samples = _watched(lambda: (guest.count(), _copied(system)), 1500, "the guest to read on")
+        copied = min(last[1] - first[1] for first, last in _windows(samples, 300))
+        check(copied <= MIB // 2, f"{copied} bytes were copied meanwhile")
     event = system.wait_end("vda", 60.0)
     check("error" not in event["data"], f"the job ended badly: {event}")
     system.detach()
