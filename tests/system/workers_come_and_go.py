@@ -18,7 +18,7 @@ from system import Judge, System
 
 CHANGES = int(os.environ.get("SLUICE_TEST_CHANGES", "24"))
 SIZE = max(96, 4 * CHANGES) * MIB
-SPEED = 24 * MIB
+SPEED = 8 * MIB  # a second; a change may take half of one, and the job still goes on when most of them were made
 OPTIONS = ("--lease", "2")  # who is killed is missed at the next heartbeat; a short --peer-timeout would lose those that live
 
 
@@ -86,7 +86,7 @@ def they_come_and_go_while_a_job_runs(place):
     for number in range(CHANGES):
         crowd.change()
         if crowd.alive:  # the next change comes after some of the copying; not at the same place each time
-            goal = min(SIZE, _position(system) + place.random.randrange(1, 3 * SIZE // (2 * CHANGES)))
+            goal = min(SIZE, _position(system) + place.random.randrange(1, 3 * SIZE // (4 * CHANGES)))
             wait_until(lambda: _position(system) >= goal, f"progress after change {number}", 30)
         if system.job() is None:
             break
