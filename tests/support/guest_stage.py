@@ -45,11 +45,22 @@ class Stage:
 
     def must_be_refused(self, error):
         """A leaf whose snapshots need the layers, a header that has no room for the name, a device that comes back right now."""
-        if error.error_class == "NotSupported" and self.chain.snapshots or error.error_class == "DeviceOffline":
+        if error.error_class == "NotSupported" and self.chain.snapshots:
             return
         if error.error_class == "GenericError" and ("room" in error.desc or "header" in error.desc):
             return
-        raise error
+        self.must_come_back(error)
+
+    def must_come_back(self, error):
+        """The device: its imaged was not heard of because the machine stood still for the time of --peer-timeout.  Whoever says what the
+        broker does not believe goes and comes back as well, but is at fault."""
+        if error.error_class != "DeviceOffline":
+            raise error
+        self.wait_online()
+        for event in self.system.client.all_events():
+            if event["event"] == "DEVICE_OFFLINE" and event["data"]["device"] == self.device:
+                reason = event["data"]["reason"]
+                check("believed" not in reason and "understood" not in reason, f"{self.device} went offline: {reason}")
 
     def cancel_job(self):
         if self.job:
@@ -77,7 +88,10 @@ class Stage:
 
     def look(self):
         """The questions that walk the tables."""
-        self.system.client.call("query-allocation", 20.0, device=self.device)
+        try:
+            self.system.client.call("query-allocation", 20.0, device=self.device)
+        except CommandError as error:
+            self.must_come_back(error)
         try:
             self.system.client.call("query-stream-plan", 20.0, device=self.device)
         except CommandError as error:
