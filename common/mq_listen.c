@@ -50,12 +50,22 @@ static int open_spare(void)
 	return open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
-void mq_listen_start(void)
+/* Whether there is one; makes it where that can be done. */
+static bool has_spare(void)
 {
+	bool is_there;
+
 	pthread_mutex_lock(&spare_lock);
 	if (spare_fd < 0)
 		spare_fd = open_spare();
+	is_there = spare_fd >= 0;
 	pthread_mutex_unlock(&spare_lock);
+	return is_there;
+}
+
+void mq_listen_start(void)
+{
+	(void)has_spare();
 }
 
 static int real_accept(int listener, struct sockaddr *address, socklen_t *length, int flags)
@@ -92,7 +102,8 @@ int accept4(int listener, __SOCKADDR_ARG address, socklen_t *restrict length, in
 {
 	int fd = real_accept(listener, address.__sockaddr__, length, flags);
 
-	if (fd >= 0 && !is_in_upper_half(fd))
+	/* Where somebody took the spare one's place for a while, it comes before any connection: without it none is turned away. */
+	if (fd >= 0 && !is_in_upper_half(fd) && has_spare())
 		return fd;
 	if (fd >= 0) {
 		close(fd);

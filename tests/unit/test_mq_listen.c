@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/loop.h"
 #include "common/mq.h"
+#include "common/mq_socket.h"
 #include "tests/unit/folder.h"
 #include "tests/unit/unit.h"
 
@@ -26,6 +27,18 @@
 #define CROWD		   600
 
 enum descriptors { FREE, USED_UP };
+
+/* Stands before the C library's: the next one fails, as if somebody else had just taken the last descriptor. */
+static bool is_last_taken;
+
+int open(const char *path, int flags, ...)
+{
+	if (!is_last_taken)
+		return openat(AT_FDCWD, path, flags, 0600);
+	is_last_taken = false;
+	errno = EMFILE;
+	return -1;
+}
 
 struct server {
 	struct mq *mq;
@@ -133,13 +146,19 @@ static void assert_served(struct mq_socket *client)
 	mq_message_free(message);
 }
 
+static void name_socket(const struct folder *folder, struct sockaddr_un *ret_address)
+{
+	*ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	snprintf(ret_address->sun_path, sizeof ret_address->sun_path, "%s/s", folder->path);
+}
+
 /* A descriptor, or -1 with errno. */
 static int connect_raw(const struct folder *folder)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct sockaddr_un address;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	snprintf(address.sun_path, sizeof address.sun_path, "%s/s", folder->path);
+	name_socket(folder, &address);
 	ck_assert_int_ge(fd, 0);
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
 		return fd;
@@ -247,6 +266,37 @@ START_TEST(where_no_descriptor_is_left_connections_are_turned_away_too)
 }
 END_TEST
 
+/* The C library opens a file now and then.  What is kept back for turning away comes before any connection: without it no other one
+ * would be turned away, and the queue of the listener would fill. */
+START_TEST(a_place_that_somebody_else_had_for_a_moment_is_no_connections)
+{
+	CLEANUP(folder_remove) struct folder folder = folder_make();
+	struct rlimit limit = {.rlim_cur = SERVER_DESCRIPTORS, .rlim_max = SERVER_DESCRIPTORS};
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), clients[3];
+	struct sockaddr_un address;
+
+	name_socket(&folder, &address);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+	ck_assert_int_eq(listen(listener, 3), 0);
+	for (int i = 0; i < 3; i++)
+		clients[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	mq_listen_start();
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	while (open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0)
+		;
+	for (int i = 0; i < 3; i++) {
+		is_last_taken = i == 0; /* and given back by the time of the next */
+		ck_assert_int_eq(
+			connect(clients[i], (struct sockaddr *)&address, sizeof address), 0);
+		ck_assert_int_eq(accept4(listener, NULL, NULL, SOCK_CLOEXEC), -1);
+		ck_assert_int_eq(errno, EAGAIN);
+		ck_assert(!is_last_taken);
+		ck_assert(was_turned_away(clients[i]));
+	}
+}
+END_TEST
+
 UNIT_MAIN("mq_listen",
 	above_half_of_the_descriptors_new_connections_are_turned_away_and_later_taken_again,
-	where_no_descriptor_is_left_connections_are_turned_away_too)
+	where_no_descriptor_is_left_connections_are_turned_away_too,
+	a_place_that_somebody_else_had_for_a_moment_is_no_connections)
