@@ -3,6 +3,8 @@
 #include "common/io.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 /* Whether [offset, offset+length) can be named with an off_t. */
@@ -67,4 +69,12 @@ int pwrite_full(int fd, const void *buffer, size_t length, uint64_t offset)
 		done += (size_t)n;
 	}
 	return 0;
+}
+
+int open_once_more(int fd, int flags)
+{
+	char link[64];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	return open(link, flags);
 }

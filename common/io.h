@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole reads and writes: EINTR and short counts end here. */
+/* Whole reads and writes: EINTR and short counts end here.  And open files. */
 #ifndef SLUICE_COMMON_IO_H
 #define SLUICE_COMMON_IO_H
 
@@ -13,5 +13,9 @@ int MUST_CHECK pread_full(int fd, void *buffer, size_t length, uint64_t offset);
 int MUST_CHECK pwrite_full(int fd, const void *buffer, size_t length, uint64_t offset);
 /* Bytes read before end of file, at most `length`; -1 with errno. */
 int64_t MUST_CHECK pread_up_to(int fd, void *buffer, size_t length, uint64_t offset);
+
+/* The same open file once more, with a description of its own: its own offset and locks, and told by itself of writes that fail from
+ * here on.  A descriptor with `flags` of open(2), or -1 with errno. */
+int MUST_CHECK open_once_more(int fd, int flags);
 
 #endif

@@ -3,10 +3,10 @@
  * file description once, and one that is opened later not at all: after the death of this process a flush would succeed. */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "common/io.h"
 #include "common/log.h"
 #include "imaged/qcow2_refcount.h"
 #include "imaged/qcow2_write_out.h"
@@ -23,10 +23,8 @@
 void qcow2_write_out_open(struct qcow2 *image)
 {
 	struct write_out *out = &image->writes->out;
-	char link[64];
 
-	snprintf(link, sizeof link, "/proc/self/fd/%d", image->fd);
-	out->fd = open(link, O_RDONLY | O_CLOEXEC);
+	out->fd = open_once_more(image->fd, O_RDONLY | O_CLOEXEC);
 	if (out->fd >= 0 && sync_file_range(out->fd, 0, 1, 0) == 0)
 		return;
 	log_warn("%s: what guests write goes to the disk with flushes only: %s", image->path,

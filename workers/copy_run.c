@@ -7,7 +7,10 @@
  * Write-back of each megabyte is started as soon as it is written, so that the one fdatasync at the end finds little to do:
  * measured, that is worth a third of the time, and flushing in between costs more than it brings.  A run is complete
  * only when that fdatasync succeeded; after a failed one nothing is tried again, because the kernel has forgotten which
- * pages it lost. */
+ * pages it lost.
+ *
+ * Invariant: an order that is reported as copied was told of every write to the disk that failed since its first one.  The kernel
+ * tells each open file description once, and others flush the leaf, too: each order has one of its own, opened before it writes. */
 #include "workers/copy_run.h"
 
 #include <errno.h>
@@ -18,6 +21,7 @@
 #include <unistd.h>
 
 #include "common/check.h"
+#include "common/cleanup.h"
 #include "common/decompress.h"
 #include "common/io.h"
 #include "common/zero_test.h"
@@ -52,6 +56,7 @@ struct copying {
 	uint64_t position;	   /* bytes of the range that went through the buffer */
 	uint64_t dirty_offset;	   /* written in the leaf, write-back not started yet */
 	uint64_t dirty_length;
+	int told_fd; /* the leaf once more, for the flush */
 };
 
 struct copy_machine *copy_machine_new(size_t buffer_bytes)
@@ -389,7 +394,7 @@ static int make_durable(struct copying *copying)
 
 	if (copying->outcome->bytes_written == 0)
 		return 0;
-	if (fdatasync(leaf->fd) == 0)
+	if (fdatasync(copying->told_fd) == 0)
 		return 0;
 	return fail_errno(copying, OPERATION_FLUSH, leaf->path, 0, copying->order->length, errno);
 }
@@ -398,7 +403,9 @@ void copy_run(struct copy_machine *machine, const struct copy_order *order,
 	const struct copy_files *files, struct copy_control *control,
 	struct copy_outcome *ret_outcome)
 {
+	CLEANUP_CLOSE int told_fd = open_once_more(files->leaf.fd, O_RDONLY | O_CLOEXEC);
 	struct copying copying = {
+		.told_fd = told_fd,
 		.machine = machine,
 		.order = order,
 		.files = files,
@@ -411,6 +418,11 @@ void copy_run(struct copy_machine *machine, const struct copy_order *order,
 	ret_outcome->end = COPY_END_COPIED;
 	ret_outcome->bytes_written = 0;
 	ret_outcome->zeroes_count = 0;
+	if (told_fd < 0) {
+		(void)fail_errno(
+			&copying, OPERATION_FLUSH, files->leaf.path, 0, order->length, errno);
+		return;
+	}
 	while (copying.position < order->length) {
 		uint64_t left = order->length - copying.position;
 		size_t length = left < room ? (size_t)left : room;
