@@ -42,7 +42,8 @@ struct device *device_new(struct device_host *host, const char *name)
 	gate_init(&device->gate);
 	pthread_mutex_init(&device->lock, NULL);
 	pthread_mutex_init(&device->writes_lock, NULL);
-	pthread_mutex_init(&device->raw_flush_lock, NULL);
+	pthread_mutex_init(&device->raw_flushes.lock, NULL);
+	pthread_cond_init(&device->raw_flushes.served, NULL);
 	guest_activity_init(&device->activity);
 	return device;
 }
@@ -65,7 +66,8 @@ void device_free(struct device *device)
 		device_post_close(device);
 	strand_free(device->strand);
 	gate_done(&device->gate);
-	pthread_mutex_destroy(&device->raw_flush_lock);
+	pthread_cond_destroy(&device->raw_flushes.served);
+	pthread_mutex_destroy(&device->raw_flushes.lock);
 	pthread_mutex_destroy(&device->writes_lock);
 	pthread_mutex_destroy(&device->lock);
 	guest_activity_done(&device->activity);
@@ -324,21 +326,21 @@ int device_attach(
 	return 0;
 }
 
-/* All that guests were answered for, onto the disk, while somebody still is there to be told that it failed. */
+/* All that guests were answered for, onto the disk, while somebody still is there to be told that it failed.  Where the image is
+ * damaged nothing would ever change that: it is closed, and its log kept. */
 static int settle_guests(struct device *device, struct err *err)
 {
-	int number;
+	struct err why;
 
-	if (device->leaf && device_has_writes(device) && device_flush(device, err) < 0) {
-		if (err->number == ENOSPC)
-			err->kind = ERROR_CLASS_NO_SPACE;
+	if (device->leaf && device_has_writes(device) && device_flush(device, &why) < 0 &&
+		(device_has_failed(device) || why.number == ENOSPC || why.number == EDQUOT)) {
+		*err = why;
 		return err_wrap(
 			err, "Device '%s': what guests wrote cannot be written back", device->name);
 	}
-	if (device->raw_fd < 0)
-		return 0;
-	number = guest_raw_flush(device);
-	return number ? err_set_errno(err, number, "Device '%s': flushing it", device->name) : 0;
+	if (device->raw_fd >= 0 && guest_raw_flush(device) != 0)
+		return err_set_errno(err, EIO, "Device '%s': flushing it", device->name);
+	return 0;
 }
 
 static int keep_guests_out(struct device *device, struct err *err)

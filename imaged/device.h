@@ -25,6 +25,7 @@
 #include "imaged/join.h"
 #include "imaged/lease.h"
 #include "imaged/live_chain.h"
+#include "imaged/raw_flushes.h"
 #include "imaged/strand.h"
 #include "imaged/trouble.h"
 
@@ -71,7 +72,7 @@ struct device {
 	uint64_t failures; /* how often it was closed after what guests were answered for may have been lost */
 	atomic_uint_fast64_t held_until_ms; /* the strand keeps the gate closed, at most so long; 0: it does not */
 	int raw_fd; /* a raw leaf that guests write to; -1: there is none */
-	pthread_mutex_t raw_flush_lock;	    /* one flush of it at a time */
+	struct raw_flushes raw_flushes;
 	atomic_bool has_raw_failed;	    /* a flush of it failed: nothing more is written until it is opened anew */
 	pthread_mutex_t writes_lock;	    /* who begins writes */
 	atomic_bool has_writes;		    /* they are begun (device_writes.h), and these are there: */
@@ -113,8 +114,8 @@ void device_post_close(struct device *device);
  * trouble. */
 int MUST_CHECK device_attach(
 	struct device *device, const struct device_attach *attach, struct trouble *trouble);
-/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while it is good and a job is open on it or a guest is
- * connected. */
+/* Gives back what is not used, closes.  0 (also when it was closed), or -1 while it is good and a job is open on it, a guest is
+ * connected, or what guests wrote finds no room or cannot be flushed. */
 int MUST_CHECK device_detach(struct device *device, struct trouble *trouble);
 /* Once held_until_ms is over: guests of a device that was not attached anew get errors instead of waiting. */
 void device_stop_holding(struct device *device);

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include "common/check.h"
-#include "imaged/device_writes.h"
 #include "schemas/errors.gen.h"
 
 void device_host_init(struct device_host *host, const struct roots *roots, const char *boot_id,
@@ -121,8 +120,8 @@ void device_host_dismiss(struct device_host *host, struct device *device)
 {
 	pthread_mutex_lock(&host->lock);
 	bug_if(device->guests == 0);
-	/* What was held ready for guests' writes is given back. */
-	if (--device->guests == 0 && device_has_writes(device))
+	/* What was held ready for guests' writes is given back, and what leaked is reclaimed. */
+	if (--device->guests == 0)
 		atomic_store(&device->needs_tidying, true);
 	pthread_mutex_unlock(&host->lock);
 }

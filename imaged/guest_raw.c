@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "common/log.h"
 
 #define ZEROES_BYTES 65536
 
@@ -80,23 +81,38 @@ int guest_raw_trim(struct device *device, uint64_t offset, uint64_t length)
 	return is_unsupported(number) ? 0 : number; /* it was advice */
 }
 
-static int flush_locked(struct device *device)
+/* For all that had asked when it began. */
+static void run_flush(struct device *device, struct raw_flushes *flushes)
 {
-	if (atomic_load(&device->has_raw_failed))
-		return EIO;
-	if (fdatasync(device->raw_fd) == 0)
-		return 0;
-	atomic_store(&device->has_raw_failed, true);
-	return errno;
+	uint64_t asked = flushes->asked;
+
+	flushes->is_running = true;
+	pthread_mutex_unlock(&flushes->lock);
+	if (!atomic_load(&device->has_raw_failed) && fdatasync(device->raw_fd) < 0) {
+		log_error("device=%s flushing it failed: %s", device->name, strerrordesc_np(errno));
+		atomic_store(&device->has_raw_failed, true);
+	}
+	pthread_mutex_lock(&flushes->lock);
+	flushes->is_running = false;
+	flushes->done = asked;
+	pthread_cond_broadcast(&flushes->served);
 }
 
 /* The kernel tells a descriptor of a failed write to the disk once: of two flushes at a time one would be told that all is well. */
 int guest_raw_flush(struct device *device)
 {
-	int number;
+	struct raw_flushes *flushes = &device->raw_flushes;
+	uint64_t mine;
 
-	pthread_mutex_lock(&device->raw_flush_lock);
-	number = flush_locked(device);
-	pthread_mutex_unlock(&device->raw_flush_lock);
-	return number;
+	pthread_mutex_lock(&flushes->lock);
+	mine = ++flushes->asked;
+	while (flushes->done < mine) {
+		if (flushes->is_running)
+			pthread_cond_wait(&flushes->served, &flushes->lock);
+		else
+			run_flush(device, flushes);
+	}
+	pthread_mutex_unlock(&flushes->lock);
+	/* Not what the system said: no room, for one, would mean that one may ask again. */
+	return atomic_load(&device->has_raw_failed) ? EIO : 0;
 }

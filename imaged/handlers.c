@@ -10,8 +10,8 @@
 #include "common/log.h"
 #include "common/ofd_lock.h"
 #include "common/random.h"
-#include "imaged/device_writes.h"
 #include "imaged/inquiry.h"
+#include "imaged/qcow2_update.h"
 #include "imaged/reservation.h"
 #include "imaged/stream.h"
 #include "schemas/errors.gen.h"
@@ -450,7 +450,7 @@ static int abort_lease(struct request *request, struct trouble *trouble)
 	/* What the disk did not take may have been a guest's.  Whoever opens the file later is not told any more; this process is. */
 	if (request->device && asked->has_flush_failed && asked->flush_failed &&
 		device_check_open(request->device, NULL) == 0 && request->device->leaf &&
-		device_flush(request->device, &trouble->err) < 0)
+		qcow2_flush(request->device->leaf, &trouble->err) < 0)
 		log_error("device=%s a worker's flush failed, and so did this one",
 			request->device->name);
 	msg_aborted_encode(&answer, &request->answer);

@@ -16,8 +16,9 @@
 #include "imaged/qcow2_write_back.h"
 #include "imaged/qcow2_zone.h"
 
-/* Free space is kept in no more pieces than this, of either kind: a flush moves them from one set to the other, with the lock held, and
- * whoever looks for space looks at each. */
+/* What the file named is kept for use in no more pieces of free space than this, of either kind: a flush moves them from one set to the
+ * other, with the lock held, and whoever looks for space looks at each.  (What the file never named comes back whatever their number: it
+ * was taken out of a piece a moment ago.) */
 #define PIECES_MAX 4096
 
 /* One reference less; `freed` if there is none left, but still counted. */

@@ -69,7 +69,11 @@ void qcow2_mark_failed(struct qcow2 *image)
 int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err)
 {
 	qcow2_mark_failed(image);
-	return err_set_errno(err, number, "%s: %s", image->path, what);
+	err_set_errno(err, number, "%s: %s", image->path, what);
+	/* Whatever the system said: not that one may ask again when there is more room. */
+	if (err)
+		err->number = EIO;
+	return -1;
 }
 
 int qcow2_say_failed(const struct qcow2 *image, struct err *err)

@@ -58,7 +58,7 @@ int MUST_CHECK qcow2_refcounts_end(struct qcow2 *image, uint64_t *ret_cluster, s
 int MUST_CHECK qcow2_refcount_table_write(
 	struct qcow2 *image, uint64_t first, uint64_t count, struct err *err);
 
-/* The image has failed; for a metadata write that did not work.  -1. */
+/* The image has failed; for a metadata write that did not work.  -1, and err has the system's words, but always EIO. */
 int qcow2_fail(struct qcow2 *image, int number, const char *what, struct err *err);
 /* The same where the reason is known already. */
 void qcow2_mark_failed(struct qcow2 *image);

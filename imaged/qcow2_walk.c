@@ -17,7 +17,7 @@
 
 struct walk {
 	struct qcow2 *image;
-	bool steps_over_faults;
+	bool takes_faults;
 	uint64_t file_end; /* the file's size, up to a whole cluster */
 	reference_seen *seen;
 	void *owner;
@@ -39,37 +39,25 @@ const char *reference_kind_name(enum reference_kind kind)
 	return "unknown";
 }
 
-#define STEPPED_OVER 1 /* what is there cannot be, and nothing is to be followed */
-
-/* `err` says what is wrong with the image: -1, or STEPPED_OVER. */
-static int fault(const struct walk *walk, struct err *err)
-{
-	if (walk->steps_over_faults) {
-		if (err)
-			*err = (struct err){0};
-		return STEPPED_OVER;
-	}
-	return err_wrap(err, "%s is corrupt", walk->image->path);
-}
-
-/* 0, STEPPED_OVER, or -1 and err; as all below. */
 static int refer(struct walk *walk, enum reference_kind kind, uint32_t tree, uint64_t offset,
 	uint64_t length, struct err *err)
 {
 	struct reference reference = {kind, tree, offset, length};
+	uint64_t in_file = offset < walk->file_end ? walk->file_end - offset : 0;
 
+	if (walk->takes_faults && length > in_file)
+		reference.length = length = in_file;
 	if (length == 0)
 		return 0;
-	if (kind != REFERENCE_COMPRESSED && offset % walk->image->header.cluster_size) {
-		err_set(err, "a reference to %s at 0x%llx is not to a cluster",
-			reference_kind_name(kind), (unsigned long long)offset);
-		return fault(walk, err);
-	}
-	if (offset >= walk->file_end || length > walk->file_end - offset) {
-		err_set(err, "a reference to %s at 0x%llx is outside the file",
-			reference_kind_name(kind), (unsigned long long)offset);
-		return fault(walk, err);
-	}
+	if (kind != REFERENCE_COMPRESSED && offset % walk->image->header.cluster_size &&
+		!walk->takes_faults)
+		return err_set(err,
+			"%s is corrupt: a reference to %s at 0x%llx is not to a cluster",
+			walk->image->path, reference_kind_name(kind), (unsigned long long)offset);
+	if (length > in_file)
+		return err_set(err,
+			"%s is corrupt: a reference to %s at 0x%llx is outside the file",
+			walk->image->path, reference_kind_name(kind), (unsigned long long)offset);
 	return walk->seen(walk->owner, &reference, err);
 }
 
@@ -88,25 +76,38 @@ static int l2_entry(struct walk *walk, uint64_t entry, uint32_t tree, struct err
 
 	if (entry & QCOW2_COMPRESSED)
 		return compressed_entry(walk, entry, tree, err);
-	if ((entry & QCOW2_L2_RESERVED) ||
-		((entry & QCOW2_ZERO) && walk->image->header.version < 3)) {
-		err_set(err, "an L2 entry has reserved bits set (0x%llx)",
-			(unsigned long long)entry);
-		return fault(walk, err);
-	}
+	if (!walk->takes_faults &&
+		((entry & QCOW2_L2_RESERVED) ||
+			((entry & QCOW2_ZERO) && walk->image->header.version < 3)))
+		return err_set(err, "%s is corrupt: an L2 entry has reserved bits set (0x%llx)",
+			walk->image->path, (unsigned long long)entry);
 	return host ? refer(walk, REFERENCE_CLUSTER, tree, host, walk->image->header.cluster_size,
 			      err)
 		    : 0;
 }
 
+/* 0, also where it ends behind the file and that is taken: what is not there reads as nothing. */
+static int read_table(struct walk *walk, uint64_t offset)
+{
+	uint64_t cluster = walk->image->header.cluster_size;
+	int64_t found;
+
+	if (!walk->takes_faults)
+		return pread_full(walk->image->fd, walk->table, cluster, offset);
+	found = pread_up_to(walk->image->fd, walk->table, cluster, offset);
+	if (found < 0)
+		return -1;
+	memset((char *)walk->table + found, 0, cluster - (uint64_t)found);
+	return 0;
+}
+
 static int l2_table(struct walk *walk, uint64_t offset, uint32_t tree, struct err *err)
 {
 	uint64_t cluster = walk->image->header.cluster_size;
-	int outcome = refer(walk, REFERENCE_L2_TABLE, tree, offset, cluster, err);
 
-	if (outcome != 0)
-		return outcome;
-	if (pread_full(walk->image->fd, walk->table, cluster, offset) < 0)
+	if (refer(walk, REFERENCE_L2_TABLE, tree, offset, cluster, err) < 0)
+		return -1;
+	if (read_table(walk, offset) < 0)
 		return err_set_errno(err, errno, "%s: cannot read the L2 table at 0x%llx",
 			walk->image->path, (unsigned long long)offset);
 	for (uint64_t i = 0; i < cluster / 8; i++) {
@@ -122,13 +123,10 @@ static int l1_entries(
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t offset = l1[i] & QCOW2_OFFSET_MASK;
 
-		if (l1[i] & QCOW2_L1_RESERVED) {
-			err_set(err, "an L1 entry has reserved bits set (0x%llx)",
-				(unsigned long long)l1[i]);
-			if (fault(walk, err) < 0)
-				return -1;
-			continue;
-		}
+		if ((l1[i] & QCOW2_L1_RESERVED) && !walk->takes_faults)
+			return err_set(err,
+				"%s is corrupt: an L1 entry has reserved bits set (0x%llx)",
+				walk->image->path, (unsigned long long)l1[i]);
 		if (offset != 0 && l2_table(walk, offset, tree, err) < 0)
 			return -1;
 	}
@@ -153,17 +151,13 @@ static int snapshot_tree(
 	struct walk *walk, uint64_t offset, uint64_t count, uint32_t tree, struct err *err)
 {
 	CLEANUP_FREE uint64_t *l1 = NULL;
-	int outcome;
 
-	if (count * 8 > QCOW2_L1_BYTES_MAX) {
-		err_set(err, "the L1 table of a snapshot has %llu entries",
-			(unsigned long long)count);
-		return fault(walk, err);
-	}
-	outcome = refer(walk, REFERENCE_METADATA, 0, offset, count * 8, err);
-	if (outcome != 0)
-		return outcome;
+	if (count * 8 > QCOW2_L1_BYTES_MAX)
+		return err_set(err, "%s is corrupt: the L1 table of a snapshot has %llu entries",
+			walk->image->path, (unsigned long long)count);
 	l1 = must_calloc(count + 1, 8);
+	if (refer(walk, REFERENCE_METADATA, 0, offset, count * 8, err) < 0)
+		return -1;
 	if (pread_full(walk->image->fd, l1, count * 8, offset) < 0)
 		return err_set_errno(err, errno, "%s: cannot read the L1 table of a snapshot",
 			walk->image->path);
@@ -182,10 +176,10 @@ static int snapshots(struct walk *walk, struct err *err)
 		uint64_t size;
 
 		if (at > walk->file_end ||
-			pread_full(walk->image->fd, entry, sizeof(entry), at) < 0) {
-			err_set(err, "its snapshot table ends outside the file");
-			return fault(walk, err);
-		}
+			pread_full(walk->image->fd, entry, sizeof(entry), at) < 0)
+			return err_set(err,
+				"%s is corrupt: its snapshot table ends outside the file",
+				walk->image->path);
 		size = sizeof(entry) + (uint64_t)qcow2_load16(entry + 12) +
 		       qcow2_load16(entry + 14) + qcow2_load32(entry + 36);
 		if (snapshot_tree(walk, qcow2_load64(entry), qcow2_load32(entry + 8), i + 1, err) <
@@ -224,10 +218,9 @@ static int bitmap(struct walk *walk, const struct bitmap_entry *entry, struct er
 {
 	uint64_t length = (uint64_t)entry->table_entries * 8;
 	uint64_t cluster = walk->image->header.cluster_size;
-	int outcome = refer(walk, REFERENCE_METADATA, 0, entry->table_offset, length, err);
 
-	if (outcome != 0)
-		return outcome;
+	if (refer(walk, REFERENCE_METADATA, 0, entry->table_offset, length, err) < 0)
+		return -1;
 	for (uint64_t at = 0; at < length; at += cluster) {
 		uint64_t piece = length - at < cluster ? length - at : cluster;
 
@@ -252,27 +245,23 @@ static int bitmaps(struct walk *walk, struct err *err)
 	int outcome;
 
 	if (qcow2_bitmaps_read(walk->image, &directory, err) < 0)
-		return fault(walk, err);
+		return err_wrap(err, "%s is corrupt", walk->image->path);
 	outcome = refer(walk, REFERENCE_METADATA, 0, directory.offset, directory.length, err);
-	for (uint32_t i = 0; i < directory.count && outcome >= 0; i++) {
-		if (bitmap_entry_parse(&directory, entry.end, &entry, err) < 0) {
-			outcome = fault(walk, err);
-			break;
-		}
-		outcome = bitmap(walk, &entry, err);
+	for (uint32_t i = 0; i < directory.count && outcome == 0; i++) {
+		outcome = bitmap_entry_parse(&directory, entry.end, &entry, err);
+		if (outcome == 0)
+			outcome = bitmap(walk, &entry, err);
 	}
 	free(directory.bytes);
 	return outcome;
 }
 
-int qcow2_walk(struct qcow2 *image, bool steps_over_faults, reference_seen *seen, void *owner,
-	struct err *err)
+int qcow2_walk(
+	struct qcow2 *image, bool takes_faults, reference_seen *seen, void *owner, struct err *err)
 {
 	uint64_t cluster = image->header.cluster_size;
-	struct walk walk = {.image = image,
-		.steps_over_faults = steps_over_faults,
-		.seen = seen,
-		.owner = owner};
+	struct walk walk = {
+		.image = image, .takes_faults = takes_faults, .seen = seen, .owner = owner};
 	struct stat status;
 	int outcome;
 
@@ -281,14 +270,14 @@ int qcow2_walk(struct qcow2 *image, bool steps_over_faults, reference_seen *seen
 	walk.file_end = ((uint64_t)status.st_size + cluster - 1) / cluster * cluster;
 	walk.table = must_calloc(1, cluster);
 	outcome = refer(&walk, REFERENCE_METADATA, 0, 0, cluster, err);
-	if (outcome >= 0)
+	if (outcome == 0)
 		outcome = refcount_structures(&walk, err);
-	if (outcome >= 0)
+	if (outcome == 0)
 		outcome = bitmaps(&walk, err);
-	if (outcome >= 0)
+	if (outcome == 0)
 		outcome = snapshots(&walk, err);
-	if (outcome >= 0)
+	if (outcome == 0)
 		outcome = active_tree(&walk, err);
 	free(walk.table);
-	return outcome < 0 ? -1 : 0;
+	return outcome;
 }

@@ -27,10 +27,11 @@ struct reference {
 
 typedef int reference_seen(void *owner, const struct reference *reference, struct err *err);
 
-/* -1 and err where the image is corrupt (a reference that is not aligned or outside the file, a table that makes no sense; with
- * `steps_over_faults` these are left out instead, with all that they lead to), cannot be read, or where `seen` said so.  No lock may be
- * held.  Tables may be added to L1 and entries to L2 tables meanwhile; whether they are seen is open. */
-int MUST_CHECK qcow2_walk(struct qcow2 *image, bool steps_over_faults, reference_seen *seen,
+/* -1 and err where the image is corrupt (a reference that is not aligned or outside the file, a table that makes no sense), cannot
+ * be read, or where `seen` said so.  With `takes_faults` an entry that cannot be is a reference like the others, to as much of the file
+ * as it names: that way nothing that is used by somebody is taken for free.  No lock may be held.  Tables may be added to L1 and
+ * entries to L2 tables meanwhile; whether they are seen is open. */
+int MUST_CHECK qcow2_walk(struct qcow2 *image, bool takes_faults, reference_seen *seen,
 	void *owner, struct err *err);
 
 #endif

@@ -15,6 +15,7 @@ import images
 from harness import Failed, Skip, check, check_equal, run, wait_until
 from images import KIB, MIB
 from images_broker import HandWorker, ImagesBroker, Refused, check_done, simple_chain, start_imaged
+from nbd_client import Guest, uri
 
 
 # ---- those who come too late
@@ -263,6 +264,9 @@ def a_flush_that_failed_for_a_worker_is_the_devices(place):
     broker.attach("d", leaf)
     broker.ask("open_job", device="d", job="d")
     worker = HandWorker(broker, "d")
+    with Guest(uri(place, "d")) as guest:
+        guest.write(b"g" * 512, 3 * MIB)
+        guest.flush()  # of guests nothing is left to be flushed
     orders = [broker.ask("reserve", device="d", job="d", join=worker.join, offset=first, length=MIB) for first in (0, 2 * MIB)]
     sign.write_text("")
     broker.ask("abort", lease=orders[0]["lease"], stopped=True)

@@ -2,6 +2,7 @@
 /* Attaching, detaching, failing and late workers, on real images. */
 #include <sys/stat.h>
 
+#include "imaged/guest.h"
 #include "schemas/errors.gen.h"
 #include "tests/unit/copy_fixture.h"
 
@@ -80,6 +81,7 @@ static void forget_device(void)
 START_TEST(leaks_stay_while_a_late_worker_holds_its_byte)
 {
 	struct reservation made;
+	struct guest *guest;
 	off_t before;
 
 	fixture_begin_job(&f);
@@ -96,10 +98,15 @@ START_TEST(leaks_stay_while_a_late_worker_holds_its_byte)
 	ck_assert_int_eq(leaf_bytes(), before);
 	fixture_copy(&f, &made, 'x');
 
+	guest = guest_open(&f.host, "d");
 	close(f.worker);
 	f.worker = -1;
 	device_tidy(f.device);
 	ck_assert_uint_eq(f.device->late_count, 0);
+	ck_assert_int_eq(leaf_bytes(), before); /* a guest would have to wait */
+	guest_close(guest);
+	ck_assert(atomic_load(&f.device->needs_tidying));
+	device_tidy(f.device);
 	ck_assert(!atomic_load(&f.device->needs_tidying));
 	ck_assert_int_lt(leaf_bytes(), before);
 	fixture_end(&f);

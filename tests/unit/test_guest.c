@@ -11,7 +11,8 @@
 
 static struct device_fixture f;
 
-/* The disk fails once, and the kernel tells it to one flush, after it has taken some time. */
+/* The disk fails once, and the kernel tells it to one flush, after it has taken some time; in words that promise too much: that there
+ * is no room means elsewhere that one may ask again. */
 static atomic_bool disk_fails;
 static atomic_uint flushes_under_way;
 
@@ -32,7 +33,7 @@ int fdatasync(int fd)
 	r = fails ? -1 : fsync(fd);
 	atomic_fetch_sub(&flushes_under_way, 1);
 	if (fails)
-		errno = EIO;
+		errno = ENOSPC;
 	return r;
 }
 

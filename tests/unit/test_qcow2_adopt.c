@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is believed: of the log that an earlier process left, and of the tables of the file. */
+#include <sys/stat.h>
+
 #include "tests/unit/write_fixture.h"
 
 START_TEST(what_was_acknowledged_outlives_the_process)
@@ -87,6 +89,39 @@ START_TEST(a_log_is_refused_when_its_place_is_used_by_somebody_else)
 
 	tiny_image_store(image->fd, table + 7 * 8, host | QCOW2_COPIED);
 	expect_refused(image);
+}
+END_TEST
+
+/* An L2 table past the end of what there is, named with a reserved bit, whose entry 3 names the cluster. */
+static void store_table_with_faults(struct qcow2 *image, uint64_t l1_entry, uint64_t host)
+{
+	struct stat status;
+	uint64_t table;
+
+	ck_assert_int_eq(fstat(image->fd, &status), 0);
+	table = ((uint64_t)status.st_size + CLUSTER - 1) / CLUSTER * CLUSTER;
+	tiny_image_store(image->fd, table + 3 * 8, host | QCOW2_COPIED); /* the file ends in it */
+	tiny_image_store(image->fd, l1_entry, table | UINT64_C(1) << 56);
+}
+
+/* Entries that cannot be are references all the same: other programs follow them. */
+START_TEST(a_log_is_refused_when_a_damaged_entry_names_its_place)
+{
+	for (unsigned kind = 0; kind < 4; kind++) {
+		struct qcow2 *image = begin(3);
+		uint64_t host = write_cluster(image, 0), l1 = TINY_L1 * CLUSTER;
+		uint64_t table = image->l1[0] & QCOW2_OFFSET_MASK;
+
+		if (kind == 0) /* reserved bits */
+			tiny_image_store(image->fd, table + 7 * 8, host | UINT64_C(1) << 56);
+		else if (kind == 1) /* not to a cluster */
+			tiny_image_store(image->fd, table + 7 * 8, host - 512);
+		else if (kind == 2) /* as a table, with reserved bits */
+			tiny_image_store(image->fd, l1 + 8, host | UINT64_C(1) << 56);
+		else /* in a table that has reserved bits */
+			store_table_with_faults(image, l1 + 8, host);
+		expect_refused(image);
+	}
 }
 END_TEST
 
@@ -199,6 +234,7 @@ UNIT_MAIN("qcow2_adopt", what_was_acknowledged_outlives_the_process,
 	a_slot_that_was_being_written_when_the_process_died_fits,
 	damage_elsewhere_does_not_keep_a_log_from_fitting,
 	a_log_is_refused_when_its_place_is_used_by_somebody_else,
+	a_log_is_refused_when_a_damaged_entry_names_its_place,
 	a_log_is_refused_when_its_place_is_free,
 	a_log_is_refused_when_its_guest_cluster_was_changed, a_log_with_nonsense_in_it_is_refused,
 	nothing_that_a_stranger_made_an_entry_name_is_written_or_given_back,
