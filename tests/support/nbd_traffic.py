@@ -310,6 +310,13 @@ class Traffic(threading.Thread):
         request = self._choose()
         if request is None:
             return False
+        try:
+            connection.send(request)
+        except nbd.Error as error:
+            request.let_go()
+            if not self.breakable and not connection.is_dead():  # the next turn tells of one that died meanwhile
+                raise Failed(f"{request} was refused by libnbd: {error}") from error
+            return False
         if request.racing:
             request.before = self.model.snapshot(request.offset, request.length)
             request.racers = [one for one in self.in_flight() if one.kind in CHANGES and one.overlaps(request.offset, request.length)]
@@ -318,12 +325,6 @@ class Traffic(threading.Thread):
                 if one.racing and one.overlaps(request.offset, request.length):
                     one.racers.append(request)
         self.history.append(request)
-        try:
-            connection.send(request)
-        except nbd.Error as error:
-            if not self.breakable:
-                raise Failed(f"{request} was refused by libnbd: {error}") from error
-            return False
         return True
 
     def _choose(self):
