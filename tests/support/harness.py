@@ -77,6 +77,13 @@ def quickest_rate(marks, amount):
     return max(rates)
 
 
+def own_tcp_address():
+    """HOST:PORT at which nobody else listens.  All of 127.0.0.0/8 is this machine, so each test has a host of its own there, while a
+    free port of 127.0.0.1 may be another's before it is used; and the port is none of those that are given to whoever wants any."""
+    pid = os.getpid()
+    return f"127.{1 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}:20809"
+
+
 def program(name):
     """The path of a program of Sluice."""
     folder = os.environ.get("SLUICE_BIN")

@@ -2,7 +2,6 @@
 """A guest: libnbd, with what tests ask of it in one call each."""
 
 import errno
-import socket
 
 from harness import Failed, Skip, check
 
@@ -15,13 +14,6 @@ except ImportError:
 def uri(place, device):
     """At imaged's own socket; "" names no device."""
     return f"nbd+unix:///{device}?socket={place.run_dir}/nbd"
-
-
-def tcp_port():
-    """A port that nobody has just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Guest:

@@ -11,7 +11,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
 
 import zmq
-from harness import check, check_equal, run, wait_until
+from harness import check, check_equal, own_tcp_address, run, wait_until
 from sluice_wire import Client, Peer, Socket, pack, unpack
 
 BOMBS = [
@@ -269,12 +269,9 @@ def sockets_are_for_owner_and_group_only(place):
 
 
 def tcp_is_served_on_the_loopback_and_refused_elsewhere(place):
-    probe = socket.socket()
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-    probe.close()
-    place.start("sluice-broker", "--commands", f"tcp://127.0.0.1:{port}")
-    check_equal(Client(place, f"tcp://127.0.0.1:{port}").call("query-version")["contract"], 1, "contract")
+    endpoint = f"tcp://{own_tcp_address()}"
+    place.start("sluice-broker", "--commands", endpoint)
+    check_equal(Client(place, endpoint).call("query-version")["contract"], 1, "contract")
 
     refused = place.start("sluice-broker", "--commands", "tcp://0.0.0.0:1", ready=False)
 

@@ -14,10 +14,10 @@ import threading
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
 import images
-from harness import Failed, Skip, check, check_equal, run, wait_until
+from harness import Failed, Skip, check, check_equal, own_tcp_address, run, wait_until
 from images import GIB, KIB, MIB
 from images_broker import simple_chain, start_imaged
-from nbd_client import Guest, refused_to_connect, statuses_of, tcp_port, uri
+from nbd_client import Guest, refused_to_connect, statuses_of, uri
 from random_chain import RandomChain
 from system import Judge, System
 
@@ -432,10 +432,10 @@ def a_socket_of_the_dead_is_replaced_and_one_of_the_living_is_not(place):
 
 def all_addresses_serve_and_the_first_is_told(place):
     leaf, _ = simple_chain(place)
-    port = tcp_port()
-    broker, imaged = start_imaged(place, "--nbd", f"tcp:127.0.0.1:{port}", "--nbd", f"unix:{place.path}/a b", "--nbd", f"unix:{place.path}/c")
-    check_equal(broker.attach("d", leaf)["nbd"], f"nbd://127.0.0.1:{port}/d", "URI")
-    for where in (f"nbd://127.0.0.1:{port}/d", f"nbd+unix:///d?socket={place.path}/a%20b", f"nbd+unix:///d?socket={place.path}/c"):
+    address = own_tcp_address()
+    broker, imaged = start_imaged(place, "--nbd", f"tcp:{address}", "--nbd", f"unix:{place.path}/a b", "--nbd", f"unix:{place.path}/c")
+    check_equal(broker.attach("d", leaf)["nbd"], f"nbd://{address}/d", "URI")
+    for where in (f"nbd://{address}/d", f"nbd+unix:///d?socket={place.path}/a%20b", f"nbd+unix:///d?socket={place.path}/c"):
         with Guest(where) as guest:
             check_equal(guest.size, 4 * MIB, f"size at {where}")
     imaged.stop()
@@ -484,20 +484,20 @@ def without_guests_there_is_no_socket(place):
 def sockets_that_systemd_passes_are_served(place):
     leaf, _ = simple_chain(place)
     path = place.path / "passed"
-    port = tcp_port()
+    port = place.path / "port"
     code = ("import os, socket, sys; one = socket.socket(socket.AF_UNIX); one.bind(sys.argv[1]); one.listen(); "
-            "two = socket.socket(); two.bind(('127.0.0.1', int(sys.argv[2]))); two.listen(); "
+            "two = socket.socket(); two.bind(('127.0.0.1', 0)); two.listen(); "
+            "print(two.getsockname()[1], end='', file=open(sys.argv[2], 'w'), flush=True); "
             "a, b = os.dup2(one.fileno(), 20), os.dup2(two.fileno(), 21); os.dup2(a, 3); os.dup2(b, 4); "
             "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='x:y'); os.execv(sys.argv[3], sys.argv[3:])")
     wrap = (sys.executable, "-c", code, path, port)
     imaged = place.start("sluice-imaged", "--root", place.path, "--device", f"d={leaf}", wrap=wrap)
-    for where in (f"nbd+unix:///d?socket={path}", f"nbd://127.0.0.1:{port}/d"):
+    for where in (f"nbd+unix:///d?socket={path}", f"nbd://127.0.0.1:{port.read_text()}/d"):
         with Guest(where) as guest:
             check_equal(guest.size, 4 * MIB, f"size at {where}")
     imaged.stop()
     check(path.exists() and not os.path.exists(place.run_dir / "nbd"), "the socket that was passed is left alone, and none made")
     path.unlink()
-    wrap = (*wrap[:-1], tcp_port())
     other = place.start("sluice-imaged", "--root", place.path, "--nbd", "unix:/tmp/x", wrap=wrap, ready=False)
     check_equal(other.wait(), 2, "exit status with --nbd besides")
 
