@@ -59,9 +59,8 @@ static int wait_until_connected(struct client *client, struct err *err)
 	uint64_t deadline_ms = clock_monotonic_ms() + CONNECT_MS;
 
 	while (!mq_writable(client->socket)) {
-		switch (watch_wait(client->watch, client->socket, deadline_ms)) {
-		case WATCH_MESSAGE: /* the descriptor also moves when the connection comes up */
-			(void)mq_readable(client->socket);
+		switch (watch_wait_writable(client->watch, client->socket, deadline_ms)) {
+		case WATCH_MESSAGE:
 			break;
 		case WATCH_SIGNAL:
 		case WATCH_CHILD:

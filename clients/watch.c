@@ -115,7 +115,10 @@ static bool has_ended_child(const struct pollfd *polled, size_t count)
 	return false;
 }
 
-enum watch_result watch_wait(struct watch *watch, struct mq_socket *socket, uint64_t deadline_ms)
+/* The descriptor moves once, and asking for any state of the socket takes that back: `is_ready` must be the
+ * last to ask before poll. */
+static enum watch_result wait_until(struct watch *watch, struct mq_socket *socket,
+	bool (*is_ready)(struct mq_socket *socket), uint64_t deadline_ms)
 {
 	struct pollfd polled[2 + WATCH_CHILDREN_MAX];
 	size_t count = gather(watch, socket, polled);
@@ -123,7 +126,7 @@ enum watch_result watch_wait(struct watch *watch, struct mq_socket *socket, uint
 	for (;;) {
 		if (has_signal(watch))
 			return WATCH_SIGNAL;
-		if (socket && mq_readable(socket))
+		if (socket && is_ready(socket))
 			return WATCH_MESSAGE;
 		int timeout_ms = timeout_until(deadline_ms);
 		int ready = poll(polled, count, timeout_ms);
@@ -135,4 +138,15 @@ enum watch_result watch_wait(struct watch *watch, struct mq_socket *socket, uint
 		if (timeout_ms == 0)
 			return WATCH_DEADLINE;
 	}
+}
+
+enum watch_result watch_wait(struct watch *watch, struct mq_socket *socket, uint64_t deadline_ms)
+{
+	return wait_until(watch, socket, mq_readable, deadline_ms);
+}
+
+enum watch_result watch_wait_writable(
+	struct watch *watch, struct mq_socket *socket, uint64_t deadline_ms)
+{
+	return wait_until(watch, socket, mq_writable, deadline_ms);
 }

@@ -41,5 +41,8 @@ void watch_forget_signal(struct watch *watch);
 /* Waits until something happens or the clock (clock_monotonic_ms) says deadline_ms.  A signal comes first, then messages.
  * `watch` and `socket` may be NULL. */
 enum watch_result watch_wait(struct watch *watch, struct mq_socket *socket, uint64_t deadline_ms);
+/* The same until the socket can send: WATCH_MESSAGE says that it may be so now. */
+enum watch_result watch_wait_writable(
+	struct watch *watch, struct mq_socket *socket, uint64_t deadline_ms);
 
 #endif
