@@ -16,7 +16,7 @@ from system import System
 from tiny_guest import TinyGuest, check_disk, make_disk
 
 DISK = 160  # MiB
-SLOWLY = MIB  # a second: much of the 34 MiB is left when the guest has done half its work
+SLOWLY = MIB // 4  # a second: much of the 34 MiB is left when the guest has done half its work, however long its boot takes
 
 
 def _make_base(place):
