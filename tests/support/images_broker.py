@@ -16,6 +16,7 @@ from images import KIB, MIB
 from sluice_wire import pack, unpack, wire_names
 
 F_OFD_SETLK = 37
+SILENCE = 4.0  # seconds without a beat; after 5 imaged takes the broker for dead
 
 
 class Refused(Exception):
@@ -51,6 +52,7 @@ class ImagesBroker:
         self.socket.linger = 0
         self.socket.bind(self.place.endpoint("images"))
         self.beat = time.monotonic()
+        self.was_silent = False
 
     def unbind(self):
         self.socket.close(0)
@@ -62,33 +64,55 @@ class ImagesBroker:
         self.context.term()
 
     def send(self, kind, **fields):
+        self.send_to(self.peer, kind, **fields)
+
+    def send_to(self, peer, kind, **fields):
         found = {name: value for name, value in wire_names(fields).items() if value is not None}
-        self.socket.send_multipart([self.peer, pack({"type": kind, **found})])
+        self.socket.send_multipart([peer, pack({"type": kind, **found})])
 
     def turn(self, seconds):
-        """Takes one message, if one comes in time."""
-        if self.peer and time.monotonic() - self.beat > 0.5:
+        """Takes one message, if one comes in time.  Returns nothing, for conditions that are still false end in it."""
+        self.take(seconds)
+
+    def take(self, seconds):
+        """The same; whose it was, or None.  Only a hello says to whom to talk: words of one that is gone may still lie here."""
+        silence = time.monotonic() - self.beat
+        if self.peer and silence > 0.5:
+            self.was_silent = self.was_silent or silence > SILENCE
             self.beat = time.monotonic()
             self.send("imaged_broker_heartbeat")
         if not self.socket.poll(max(0, int(min(seconds, 0.3) * 1000))):
-            return
+            return None
         peer, body = self.socket.recv_multipart()
         message = unpack(body)
-        self.peer = peer
-        if message["type"] != "imaged_hello" and peer not in self.known:
-            self.send("imaged_unknown")
-            return
-        self.known.add(peer)
         if message["type"] == "imaged_hello":
+            self.peer = peer
+            self.known.add(peer)
             self.hello = message
             if self.welcomes:
                 self.send("imaged_welcome", generation=1, epoch=1, heartbeat_ms=1000, timeout_ms=5000)
+        elif peer not in self.known:
+            self.send_to(peer, "imaged_unknown")
         elif message["type"] == "device_failed":
             self.failed.append(message)
         elif message["type"] == "imaged_goodbye":
             self.goodbye = True
         elif message["type"] != "imaged_heartbeat":
             self.answers[message["request"]] = message
+        return peer
+
+    def catch_up(self, seconds=10.0):
+        """Takes all that came while the test was busy with other things.  If no beat was sent for so long that imaged may have
+        begun anew with another socket, the next message shows which one it has: what is sent to another is lost."""
+        while self.take(0):
+            pass
+        deadline = time.monotonic() + seconds
+        while self.was_silent:
+            if time.monotonic() > deadline:
+                raise Failed("imaged says nothing")
+            peer = self.take(deadline - time.monotonic())
+            if peer in self.known:
+                self.peer, self.was_silent = peer, False
 
     def wait_hello(self, seconds=10.0):
         self.hello = None
@@ -102,6 +126,7 @@ class ImagesBroker:
     def post(self, kind, **fields):
         """Asks without waiting; the request's number."""
         self.number += 1
+        self.catch_up()
         self.send(kind, request=self.number, **fields)
         return self.number
 
