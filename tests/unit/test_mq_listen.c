@@ -271,7 +271,7 @@ END_TEST
 START_TEST(a_place_that_somebody_else_had_for_a_moment_is_no_connections)
 {
 	CLEANUP(folder_remove) struct folder folder = folder_make();
-	struct rlimit limit = {.rlim_cur = SERVER_DESCRIPTORS, .rlim_max = SERVER_DESCRIPTORS};
+	struct rlimit before, limit;
 	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), clients[3];
 	struct sockaddr_un address;
 
@@ -281,6 +281,8 @@ START_TEST(a_place_that_somebody_else_had_for_a_moment_is_no_connections)
 	for (int i = 0; i < 3; i++)
 		clients[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	mq_listen_start();
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+	limit = (struct rlimit){.rlim_cur = SERVER_DESCRIPTORS, .rlim_max = before.rlim_max};
 	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
 	while (open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0)
 		;
@@ -293,6 +295,7 @@ START_TEST(a_place_that_somebody_else_had_for_a_moment_is_no_connections)
 		ck_assert(!is_last_taken);
 		ck_assert(was_turned_away(clients[i]));
 	}
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0); /* removing the folder needs some */
 }
 END_TEST
 
