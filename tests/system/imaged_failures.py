@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """imaged by itself, when something dies, comes too late or is stopped: the test plays the broker and the workers."""
 
+import errno
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -217,17 +219,23 @@ def a_copy_that_cannot_fit_is_refused_and_one_that_does_not_fit_any_more_fails(p
 # ---- a disk that fails
 
 
-def a_failed_flush_fails_the_device_until_it_is_attached_anew(place):
+def _start_on_a_bad_disk(place, leaf):
+    """Flushes fail while the file `sign` is there.  The leaf is attached as d."""
     library = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
     if not os.path.exists(library):
         raise Skip("SLUICE_BUILD does not name a build folder")
-    leaf, reference = simple_chain(place)
     sign = place.path / "flushes-fail"
     broker = ImagesBroker(place)
     imaged = place.start("sluice-imaged", "--root", place.path, environment={
         "LD_PRELOAD": library, "SLUICE_FLUSH_FAILS": sign, "SLUICE_KILL_UNDER": leaf})
     broker.wait_hello()
     broker.attach("d", leaf)
+    return broker, imaged, sign
+
+
+def a_failed_flush_fails_the_device_until_it_is_attached_anew(place):
+    leaf, reference = simple_chain(place)
+    broker, imaged, sign = _start_on_a_bad_disk(place, leaf)
     broker.ask("open_job", device="d", job="d")
     worker = HandWorker(broker, "d")
     broker.fill(worker, "d", "d")
@@ -252,16 +260,8 @@ def a_failed_flush_fails_the_device_until_it_is_attached_anew(place):
 
 
 def a_flush_that_failed_for_a_worker_is_the_devices(place):
-    library = os.path.join(os.environ.get("SLUICE_BUILD", ""), "tests/kill_after.so")
-    if not os.path.exists(library):
-        raise Skip("SLUICE_BUILD does not name a build folder")
     leaf, _ = simple_chain(place)
-    sign = place.path / "flushes-fail"
-    broker = ImagesBroker(place)
-    place.start("sluice-imaged", "--root", place.path, environment={
-        "LD_PRELOAD": library, "SLUICE_FLUSH_FAILS": sign, "SLUICE_KILL_UNDER": leaf})
-    broker.wait_hello()
-    broker.attach("d", leaf)
+    broker, _, sign = _start_on_a_bad_disk(place, leaf)
     broker.ask("open_job", device="d", job="d")
     worker = HandWorker(broker, "d")
     with Guest(uri(place, "d")) as guest:
@@ -277,6 +277,34 @@ def a_flush_that_failed_for_a_worker_is_the_devices(place):
     check_equal((broker.failed[0]["device"], broker.failed[0]["errno"]), ("d", "EIO"), "what failed")
     sign.unlink()
     worker.die()
+
+
+def a_device_whose_damage_keeps_writes_out_is_detached_with_its_log(place):
+    """Unlike a lack of room nothing would ever change that; the log waits for a repaired image."""
+    leaf, _ = simple_chain(place)
+    images.io(leaf, "write 0 64k")
+    broker, _ = start_imaged(place)
+    with open(leaf, "r+b") as file:
+        header = file.read(56)
+        l1, counts = struct.unpack(">Q", header[40:48])[0], struct.unpack(">Q", header[48:56])[0]
+        table, block = (struct.unpack(">Q", os.pread(file.fileno(), 8, at))[0] & ((1 << 56) - 512) for at in (l1, counts))
+        os.pwrite(file.fileno(), bytes(2), block + table // (64 * KIB) * 2)  # the L2 table is counted as free
+    broker.attach("d", leaf)
+    with Guest(uri(place, "d")) as guest:
+        guest.write(b"g" * 512, 2 * MIB)
+        check_equal(guest.error(guest.flush), errno.EIO, "a flush that finds the damage")
+    wait_until(lambda: _is_detached(broker), "the guest to have left")
+    check_equal(broker.failed, [], "what failed")
+    check(list(pathlib.Path(place.run_dir).glob("writes-*")), "the log was not kept")
+
+
+def _is_detached(broker):
+    try:
+        broker.ask("detach", device="d")
+    except Refused as refusal:
+        check("is in use" in refusal.msg, f"refused: {refusal}")
+        return False
+    return True
 
 
 # ---- the other end
