@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <pthread.h>
-#include <stdatomic.h>
-#include <string.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "imaged/qcow2_pending.h"
 #include "tests/unit/unit.h"
@@ -81,47 +83,71 @@ START_TEST(the_same_entry_put_again_is_another_version)
 }
 END_TEST
 
-static atomic_bool is_over;
-
-static uint64_t entry_of(uint64_t cluster)
+/* Entries of a cluster, each unlike those of any other. */
+static uint64_t entry_of(uint64_t cluster, unsigned which)
 {
-	return cluster * 4096 + 1;
+	return cluster * 4096 + which;
 }
 
-/* As the next process would find the first slots, at any moment. */
-static void *read_as_if_it_had_died(void *owner)
+static void use_one_slot(struct pending *pending)
 {
-	uintptr_t wrong = 0;
+	struct pending_slot *slot;
 
-	(void)owner;
-	while (!atomic_load(&is_over)) {
-		for (unsigned i = 0; i < 2; i++) {
-			uint64_t cluster = __atomic_load_n(&slots[i].cluster, __ATOMIC_SEQ_CST);
-			uint64_t entry = __atomic_load_n(&slots[i].entry, __ATOMIC_SEQ_CST);
-
-			wrong += cluster != 0 &&
-				 cluster == __atomic_load_n(&slots[i].cluster, __ATOMIC_SEQ_CST) &&
-				 entry != entry_of(cluster - 1);
-		}
+	for (uint64_t cluster = 1; cluster < 4; cluster++) {
+		pending_put(pending, cluster, entry_of(cluster, 1), entry_of(cluster, 0));
+		pending_put(pending, cluster, entry_of(cluster, 2), 0);
+		slot = pending_find(pending, cluster);
+		pending_in_file(pending, slot, entry_of(cluster, 1));
+		pending_in_file(pending, slot, entry_of(cluster, 2));
 	}
-	return (void *)wrong;
 }
 
+static bool can_be_believed(const struct pending_slot *slot)
+{
+	uint64_t cluster = slot->cluster - 1;
+
+	return slot->cluster == 0 ||
+	       ((slot->entry == entry_of(cluster, 1) || slot->entry == entry_of(cluster, 2)) &&
+		       (slot->in_file == entry_of(cluster, 0) ||
+			       slot->in_file == entry_of(cluster, 1)) &&
+		       slot->on_its_way == entry_of(cluster, 0));
+}
+
+/* A process is led through it by single instructions, and might die after each. */
 START_TEST(a_slot_can_be_believed_at_any_moment)
 {
-	struct pending *pending = pending_new(slots, BITS, TABLES);
-	void *wrong;
-	pthread_t reader;
+	size_t bytes = PENDING_SLOTS * sizeof(struct pending_slot);
+	struct pending_slot *shared =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct pending *pending;
+	uint64_t last = 0;
+	unsigned filled = 0, freed = 0;
+	pid_t child;
+	int status;
 
-	ck_assert_int_eq(pthread_create(&reader, NULL, read_as_if_it_had_died, NULL), 0);
-	for (uint64_t cluster = 0; cluster < 400000; cluster++) {
-		put(pending, cluster, entry_of(cluster));
-		drop(pending, cluster);
+	ck_assert_ptr_ne(shared, MAP_FAILED);
+	pending = pending_new(shared, BITS, TABLES);
+	ck_assert_uint_eq(pending_promise(pending, 6), 6);
+	child = fork();
+	if (child == 0) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		use_one_slot(pending);
+		_exit(0);
 	}
-	atomic_store(&is_over, true);
-	ck_assert_int_eq(pthread_join(reader, &wrong), 0);
-	ck_assert_ptr_null(wrong);
+	while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+		filled += last == 0 && shared->cluster != 0;
+		freed += last != 0 && shared->cluster == 0;
+		last = shared->cluster;
+		ck_assert_msg(can_be_believed(shared), "cluster %lu: entry %lu, in the file %lu",
+			last, shared->entry, shared->in_file);
+		ck_assert_int_eq(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+	}
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	ck_assert_uint_eq(filled, 3);
+	ck_assert_uint_eq(freed, 3);
 	pending_free(pending);
+	munmap(shared, bytes);
 }
 END_TEST
 
