@@ -272,14 +272,18 @@ static void wait_readable(struct mq_socket *socket)
 	}
 }
 
+/* The other one has a message by the time of the next look, or none is left for it: it may be on its way still. */
 static void take(struct stage *stage, int i)
 {
 	struct err err;
 
 	ck_assert_int_eq(mq_receive(stage->router[i], stage->message, &err), 1);
 	stage->order[stage->order_length++] = i ? 'b' : 'a';
+	stage->called[i]++;
 	if (stage->order_length == 40)
 		loop_stop(stage->loop);
+	else if (stage->called[!i] < 20)
+		wait_readable(stage->router[!i]);
 }
 
 static void take_a(void *owner)
@@ -310,7 +314,8 @@ START_TEST(every_message_that_waits_is_told_of_and_sockets_take_turns)
 	run(&stage);
 
 	ck_assert_uint_eq(stage.order_length, 40);
-	ck_assert_mem_eq(stage.order, "abab", 4);
+	for (size_t i = 0; i < 40; i++)
+		ck_assert_int_eq(stage.order[i], i % 2 ? 'b' : 'a');
 	close_sockets(&stage);
 	stage_close(&stage);
 }
