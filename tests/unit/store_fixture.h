@@ -12,6 +12,7 @@
 
 #include "broker/store.h"
 #include "tests/unit/temporary.h"
+#include "tests/unit/unflushed.h"
 
 static char folder[64];
 static bool is_child; /* a forked process that may be killed at any moment */
