@@ -141,24 +141,29 @@ START_TEST(each_layer_is_read_as_far_as_it_reaches)
 END_TEST
 
 struct told {
+	uint64_t end; /* of what was told so far */
 	unsigned count;
 	uint64_t lengths[4];
 	bool are_holes[4], are_zeroes[4];
 };
 
-static bool note(void *owner, uint64_t offset UNUSED, uint64_t length, bool is_hole, bool is_zero)
+static bool note(void *owner, uint64_t offset, uint64_t length, bool is_hole, bool is_zero)
 {
 	struct told *told = owner;
 
+	ck_assert_uint_eq(offset, told->end);
+	ck_assert_uint_lt(told->count, 4);
+	told->end += length;
 	told->lengths[told->count] = length;
 	told->are_holes[told->count] = is_hole;
 	told->are_zeroes[told->count++] = is_zero;
-	return told->count < 4;
+	return true;
 }
 
 START_TEST(the_map_tells_data_of_any_layer_and_holes_of_none)
 {
-	struct told told = {0};
+	const uint64_t end = 2 * DISK_BYTES;
+	struct told told = {.end = 100};
 	struct guest *guest;
 
 	fixture_begin(&f);
@@ -168,7 +173,8 @@ START_TEST(the_map_tells_data_of_any_layer_and_holes_of_none)
 		&f, "qemu-io -f qcow2 -c 'write -z 64k 64k' leaf.qcow2"); /* keeps its cluster */
 	fixture_attach(&f, "leaf.qcow2");
 	guest = guest_open(&f.host, "d");
-	ck_assert_int_eq(guest_map(guest, 100, 2 * DISK_BYTES - 100, note, &told), 0);
+	while (told.end < end) /* one request ends early where it took long */
+		ck_assert_int_eq(guest_map(guest, told.end, end - told.end, note, &told), 0);
 	ck_assert_uint_eq(told.count, 4);
 	ck_assert_uint_eq(told.lengths[0], CLUSTER - 100);
 	ck_assert_uint_eq(told.lengths[1], CLUSTER);
