@@ -5,9 +5,10 @@
 Puts one fault at a time into a copy of the source and expects the named test to fail.  A fault is a TOML file beside this
 one: `file`, `find` (text that stands there exactly once), `replace`, `test` (a test's name in meson), `about`.  Those whose test is a
 script with real processes or images are left out unless --slow is given or they are named.  Prints a line a fault: caught, SURVIVED (the
-test passed), STALE (the text is not there once) or BROKEN (it does not build)."""
+test passed), STALE (the text is not there once) or BROKEN (it does not build, or the test was skipped)."""
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,8 @@ def judge(mutant, folder):
         text = done.stdout.decode(errors="replace")
         if "No suitable tests" in text or "No tests defined" in text:
             return "BROKEN", f"no test {mutant['test']}"
+        if re.search(r"^Skipped: *[1-9]", text, re.MULTILINE):
+            return "BROKEN", f"{mutant['test']} was skipped"
         return ("SURVIVED", "") if done.returncode == 0 else ("caught", "")
     except subprocess.TimeoutExpired:
         return "caught", ""
