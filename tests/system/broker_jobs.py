@@ -83,7 +83,7 @@ def the_finish_comes_only_after_all_is_committed(place):
 
 
 def a_worker_that_dies_costs_only_its_leases(place):
-    _, client, imaged = begin(place, workers=0, options=("--peer-timeout", "1", "--lease", "2"))
+    _, client, imaged = begin(place, workers=0, options=("--lease", "2"))
     dying = FakeWorker(place, "dying", incarnation=7)
     dying.hold = True
     dying.begin()
@@ -207,7 +207,7 @@ class NeverCloses(FakeImaged):
 
 
 def an_attach_that_waits_is_answered_when_its_imaged_goes_away(place):
-    place.start("sluice-broker", "--peer-timeout", "1")
+    place.start("sluice-broker")
     client = Client(place)
     imaged = NeverCloses(place, size=MIB).begin()
     attach(client)
@@ -253,7 +253,7 @@ class SlowToFinish(FakeImaged):
 
 
 def until_it_finishes(place, size=MIB):
-    place.start("sluice-broker", "--peer-timeout", "1")
+    place.start("sluice-broker")
     client = Client(place)
     imaged = SlowToFinish(place, size=size).begin()
     FakeWorker(place, "worker", incarnation=100).begin()
