@@ -77,6 +77,19 @@ class System:
     def stream(self, device="vda", seconds=20.0, **more):
         self.client.call("block_stream", seconds, device=device, **more)
 
+    def stream_once_online(self, device="vda", **more):
+        """With a --peer-timeout of a second a machine that stands still for as long takes the device away; it comes back by itself."""
+        wait_until(lambda: self._try_stream(device, more), f"a job on {device}", 20.0)
+
+    def _try_stream(self, device, more):
+        try:
+            self.stream(device, **more)
+            return True
+        except CommandError as error:
+            if error.error_class == "DeviceOffline":
+                return False
+            raise
+
     def terminal_events(self, job=None):
         """All durable events of the log that end a job."""
         return [event for event in self.client.all_events()

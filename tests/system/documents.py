@@ -170,7 +170,7 @@ def events_of_trouble_have_the_shape_of_the_document(place):
     system = System(place, workers=0, broker_options=("--peer-timeout", "1"))
     feed = system.events()
     system.attach(leaf)
-    system.stream()
+    system.stream_once_online()
     feed.until("BLOCK_JOB_STALLED", 20, reason="no-worker")
     worker = system.start_worker()
     failed = feed.until("BLOCK_JOB_COMPLETED", 20)

@@ -132,7 +132,7 @@ def _streamed(place, system, number, speed, kill):
     leaf = images.create(place.path / f"{device}.qcow2", SIZE, "base.raw")
     system.attach(leaf, device=device)
     begun = time.monotonic()
-    system.stream(device, speed=speed)
+    system.stream_once_online(device, speed=speed)
     counted = kill(device)
     event = system.wait_end(device, 60.0)
     took = time.monotonic() - begun
