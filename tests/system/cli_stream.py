@@ -8,10 +8,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 import images
+from engine_judge import work_folder
 from harness import check, check_equal, program, quickest_rate, run, wait_until
 from images import MIB
 from sluice_wire import Events
@@ -150,7 +152,10 @@ def ctrl_c_cancels_and_a_new_run_completes(place):
 
 
 def the_limit_is_kept(place):
-    chain = Chain(place, 32 * MIB)
+    memory = work_folder()  # a slow disk would be the limit
+    place.finally_do(memory.cleanup)
+    (place.path / "t").symlink_to(tempfile.mkdtemp(dir=memory.name))
+    chain = Chain(place, 32 * MIB, f"{memory.name}/images")
     process = _start(place, "stream", chain.leaf, "--speed", "8M", "--json")
     socket = wait_until(lambda: next(_temporary(place).glob("*/run/events"), None), "the broker's socket")
     feed = Events(place, "BLOCK_JOB_PROGRESS/", f"ipc://{socket}")
