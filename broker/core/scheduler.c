@@ -10,6 +10,8 @@
 #define RANGE_MAX_ITEMS 4096 /* clusters: a report of zeroes holds at most half as many runs */
 #define TOO_SHORT_US	50000
 #define TOO_LONG_US	200000
+/* Of less most of the time is the flush's, which takes as long however little there is to flush. */
+#define LEARNED_MIN	(UINT64_C(1) << 20)
 #define GRAINS		20 /* a limited job takes at least so many ranges a second */
 #define LAST_RANGE_MIN	(UINT64_C(1) << 20)
 
@@ -25,8 +27,8 @@ void scheduler_learn(const struct lease *lease, uint64_t microseconds)
 		join->range_bytes *= 2;
 	if (join->range_bytes > RANGE_MAX)
 		join->range_bytes = RANGE_MAX;
-	if (join->range_bytes < 512)
-		join->range_bytes = 512;
+	if (join->range_bytes < LEARNED_MIN)
+		join->range_bytes = LEARNED_MIN;
 }
 
 static uint64_t least(uint64_t a, uint64_t b)

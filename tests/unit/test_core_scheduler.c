@@ -133,6 +133,21 @@ START_TEST(a_range_keeps_a_worker_busy_for_a_tenth_of_a_second)
 }
 END_TEST
 
+START_TEST(a_slow_worker_gets_ranges_of_1_mib_and_no_shorter_ones)
+{
+	stage_begin(&stage, NULL);
+	stage_add_device(&stage, TIB, 0);
+	stage_add_imaged(&stage);
+	stage_add_worker(&stage, 2, MIB);
+
+	stream("disk0", 0);
+	stage_run(&stage, 30000);
+
+	ck_assert_uint_eq(stage.latest_range, MIB);
+	stage_end(&stage);
+}
+END_TEST
+
 START_TEST(a_fast_worker_gets_ranges_of_64_mib_and_no_longer_ones)
 {
 	stage_begin(&stage, NULL);
@@ -220,6 +235,7 @@ UNIT_MAIN("core_scheduler", a_job_keeps_its_limit_within_five_percent,
 	a_limit_below_a_cluster_a_second_is_kept_over_time, a_new_limit_holds_at_once,
 	the_budget_is_shared_fairly_and_kept_over_all_workers,
 	a_range_keeps_a_worker_busy_for_a_tenth_of_a_second,
+	a_slow_worker_gets_ranges_of_1_mib_and_no_shorter_ones,
 	a_fast_worker_gets_ranges_of_64_mib_and_no_longer_ones,
 	no_worker_has_more_in_its_hands_than_its_slots_and_one,
 	the_last_ranges_are_shared_by_all_workers, a_worker_that_comes_later_helps,
