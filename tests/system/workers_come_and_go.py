@@ -56,8 +56,11 @@ class Crowd:
         self.alive = {f"worker-{number + 1}": worker for number, worker in enumerate(system.workers)}
 
     def add(self):
+        """Until the broker knows it: who goes before that has never come."""
         worker = self.system.start_worker()
-        self.alive[f"worker-{self.system.worker_count}"] = worker
+        name = f"worker-{self.system.worker_count}"
+        self.alive[name] = worker
+        wait_until(lambda: name in _known(self.system), f"the welcome of {name}")
 
     def remove(self, way):
         worker = self.alive.pop(self.random.choice(sorted(self.alive)))
