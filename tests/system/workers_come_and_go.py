@@ -66,9 +66,9 @@ class Crowd:
         worker = self.alive.pop(self.random.choice(sorted(self.alive)))
         worker.signal(way)
         if way == signal.SIGTERM:
-            check_equal(worker.wait(5), 0, f"exit status of {worker.name}")
+            check_equal(worker.wait(), 0, f"exit status of {worker.name}")
         else:
-            worker.wait(5)
+            worker.wait()
         self.system.workers.remove(worker)
 
     def change(self):
