@@ -10,10 +10,10 @@
 #define RANGE_MAX_ITEMS 4096 /* clusters: a report of zeroes holds at most half as many runs */
 #define TOO_SHORT_US	50000
 #define TOO_LONG_US	200000
-/* Of less most of the time is the flush's, which takes as long however little there is to flush. */
-#define LEARNED_MIN	(UINT64_C(1) << 20)
 #define GRAINS		20 /* a limited job takes at least so many ranges a second */
 #define LAST_RANGE_MIN	(UINT64_C(1) << 20)
+/* Of less most of the time is the flush's, which takes as long however little there is to flush. */
+#define LEARNED_MIN (UINT64_C(1) << 20)
 
 void scheduler_learn(const struct lease *lease, uint64_t microseconds)
 {
@@ -21,7 +21,8 @@ void scheduler_learn(const struct lease *lease, uint64_t microseconds)
 
 	if (join == NULL)
 		return;
-	if (microseconds > TOO_LONG_US && lease->range.length <= join->range_bytes)
+	if (microseconds > TOO_LONG_US && lease->range.length >= LEARNED_MIN &&
+		lease->range.length <= join->range_bytes)
 		join->range_bytes = lease->range.length / 2;
 	else if (microseconds < TOO_SHORT_US && lease->range.length >= join->range_bytes)
 		join->range_bytes *= 2;

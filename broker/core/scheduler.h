@@ -4,8 +4,8 @@
  * A worker with credit (never more than its slots and one more in its hands) takes from that
  * job, among those whose leaf it has joined, which has the highest priority, and among equals
  * has been served the fewest bytes.  How much it takes: as much as keeps it busy for about a
- * tenth of a second, never so much that a speed limit would show its grain, and towards the end
- * of a job no more than leaves work for the others. */
+ * tenth of a second but at least 1 MiB, never so much that a speed limit would show its grain, and
+ * towards the end of a job no more than leaves work for the others. */
 #ifndef SLUICE_BROKER_CORE_SCHEDULER_H
 #define SLUICE_BROKER_CORE_SCHEDULER_H
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who copies how much when: limits, fairness, the size of ranges, credit. */
+#include "broker/core/scheduler.h"
+#include "broker/core/state_workers.h"
 #include "tests/unit/core_fixture.h"
 #include "tests/unit/unit.h"
 
@@ -148,6 +150,20 @@ START_TEST(a_slow_worker_gets_ranges_of_1_mib_and_no_shorter_ones)
 }
 END_TEST
 
+/* A flush that takes long tells nothing of how much to copy at a time. */
+START_TEST(a_short_range_that_took_long_makes_the_others_no_shorter)
+{
+	struct join join = {.range_bytes = 64 * MIB};
+	struct lease lease = {.join = &join, .range = {.length = MIB / 16}};
+
+	scheduler_learn(&lease, 1000000);
+	ck_assert_uint_eq(join.range_bytes, 64 * MIB);
+	lease.range.length = 64 * MIB;
+	scheduler_learn(&lease, 1000000);
+	ck_assert_uint_eq(join.range_bytes, 32 * MIB);
+}
+END_TEST
+
 START_TEST(a_fast_worker_gets_ranges_of_64_mib_and_no_longer_ones)
 {
 	stage_begin(&stage, NULL);
@@ -236,6 +252,7 @@ UNIT_MAIN("core_scheduler", a_job_keeps_its_limit_within_five_percent,
 	the_budget_is_shared_fairly_and_kept_over_all_workers,
 	a_range_keeps_a_worker_busy_for_a_tenth_of_a_second,
 	a_slow_worker_gets_ranges_of_1_mib_and_no_shorter_ones,
+	a_short_range_that_took_long_makes_the_others_no_shorter,
 	a_fast_worker_gets_ranges_of_64_mib_and_no_longer_ones,
 	no_worker_has_more_in_its_hands_than_its_slots_and_one,
 	the_last_ranges_are_shared_by_all_workers, a_worker_that_comes_later_helps,
