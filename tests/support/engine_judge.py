@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+from harness import memory_folder
+
 CLEAN, LEAKS = 0, 3  # exit statuses of qemu-img check
 
 
@@ -30,9 +32,7 @@ def run(*command, accept=(0,), environment=None):
 def work_folder():
     """In memory if there is room: what is judged is the order of writes, not the disk."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the folder goes then too
-    memory = pathlib.Path("/dev/shm")
-    usable = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30
-    return tempfile.TemporaryDirectory(prefix="sluice-engine-", dir=memory if usable else None)
+    return tempfile.TemporaryDirectory(prefix="sluice-engine-", dir=memory_folder())
 
 
 class Leaf:

@@ -211,6 +211,18 @@ class Process:
         self.notify.close()
 
 
+def memory_folder():
+    """Where nothing waits for a disk, if there is room; else None."""
+    usable = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
+    return "/dev/shm" if usable else None
+
+
+def stay_in_memory():
+    """All workplaces of this test, which says how long something may take: a program may wait for its disk as long as that needs."""
+    if memory_folder():
+        os.environ.setdefault("SLUICE_TEST_TMP", memory_folder())
+
+
 class Workplace:
     """A temporary folder and the processes that work in it."""
 
@@ -240,9 +252,9 @@ class Workplace:
         return self.environment(**({"LD_PRELOAD": preload} if preload else {}) | (more or {}))
 
     def keep_state_in_memory(self):
-        """For a test that says how long something may take: a program may wait for its disk as long as that needs."""
-        if os.access("/dev/shm", os.W_OK):
-            self.state_dir = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/dev/shm"))
+        """As stay_in_memory, where the disk with the images does not matter."""
+        if memory_folder():
+            self.state_dir = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir=memory_folder()))
 
     def endpoint(self, name):
         return f"ipc://{self.run_dir}/{name}"

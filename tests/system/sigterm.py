@@ -11,7 +11,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 
 import images
-from harness import Failed, check, check_equal, run, wait_until
+from harness import Failed, check, check_equal, run, stay_in_memory, wait_until
 from images import MIB
 from sluice_wire import Client
 from system import Judge, System
@@ -215,4 +215,5 @@ def all_stop_imaged_first(place):
     _stop_all(place, ["imaged", "workers", "broker"])
 
 
+stay_in_memory()
 run(globals())
