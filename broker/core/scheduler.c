@@ -21,7 +21,8 @@ void scheduler_learn(const struct lease *lease, uint64_t microseconds)
 
 	if (join == NULL)
 		return;
-	if (microseconds > TOO_LONG_US && lease->range.length >= LEARNED_MIN &&
+	/* What was shorter for other reasons tells of the flush, and of a busy guest. */
+	if (microseconds > TOO_LONG_US && lease->range.length > join->range_bytes / 2 &&
 		lease->range.length <= join->range_bytes)
 		join->range_bytes = lease->range.length / 2;
 	else if (microseconds < TOO_SHORT_US && lease->range.length >= join->range_bytes)

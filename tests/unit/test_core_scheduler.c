@@ -156,9 +156,10 @@ START_TEST(a_short_range_that_took_long_makes_the_others_no_shorter)
 	struct join join = {.range_bytes = 64 * MIB};
 	struct lease lease = {.join = &join, .range = {.length = MIB / 16}};
 
-	scheduler_learn(&lease, 1000000);
-	ck_assert_uint_eq(join.range_bytes, 64 * MIB);
-	lease.range.length = 64 * MIB;
+	for (; lease.range.length <= 32 * MIB; lease.range.length *= 2) {
+		scheduler_learn(&lease, 1000000);
+		ck_assert_uint_eq(join.range_bytes, 64 * MIB);
+	}
 	scheduler_learn(&lease, 1000000);
 	ck_assert_uint_eq(join.range_bytes, 32 * MIB);
 }
