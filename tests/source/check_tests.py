@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every test that is written is also run: tests/meson.build names each script and each unit test; unit tests belong to a source file."""
+"""Every test that is written is also run: tests/meson.build names each script and each unit test; unit tests belong to a source file.
+Every fault of tests/mutants has its place in the source, and its test is there: many of them are tried in the suite soak only."""
 import re
+import tomllib
 
 from tree import TOP, files, finish, name
 
@@ -14,4 +16,11 @@ for path in files(".py", ".c"):
         complaints.append(f"{mine}: tests/meson.build does not run it")
     if re.match(r"tests/unit/test_[^/]+\.c$", mine) and path.stem.removeprefix("test_") not in names:
         complaints.append(f"{mine}: tests/meson.build does not run it")
+for path in sorted((TOP / "tests/mutants").glob("*.toml")):
+    mutant = tomllib.loads(path.read_text())
+    places = (TOP / mutant["file"]).read_text().count(mutant["find"])
+    if places != 1:
+        complaints.append(f"{name(path)}: {mutant['file']} holds its text {places} times")
+    if mutant["test"] not in names:
+        complaints.append(f"{name(path)}: tests/meson.build has no test '{mutant['test']}'")
 finish(complaints)
