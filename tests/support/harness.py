@@ -211,9 +211,9 @@ class Process:
         self.notify.close()
 
 
-def memory_folder():
+def memory_folder(room=2 << 30):
     """Where nothing waits for a disk, if there is room; else None."""
-    usable = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
+    usable = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > room
     return "/dev/shm" if usable else None
 
 
@@ -253,8 +253,7 @@ class Workplace:
 
     def keep_state_in_memory(self):
         """As stay_in_memory, where the disk with the images does not matter."""
-        if memory_folder():
-            self.state_dir = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir=memory_folder()))
+        self.state_dir = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir=memory_folder(32 << 20)))
 
     def endpoint(self, name):
         return f"ipc://{self.run_dir}/{name}"

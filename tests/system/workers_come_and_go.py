@@ -18,7 +18,7 @@ from system import Judge, System
 
 CHANGES = int(os.environ.get("SLUICE_TEST_CHANGES", "24"))
 SIZE = max(96, 4 * CHANGES) * MIB
-SPEED = 8 * MIB  # a second; a change may take half of one, and the job still goes on when most of them were made
+SPEED = 8 * MIB  # a second, while the job is not ahead of its changes
 OPTIONS = ("--lease", "2")  # who is killed is missed at the next heartbeat; a short --peer-timeout would lose those that live
 
 

@@ -130,12 +130,15 @@ START_TEST(a_slot_can_be_believed_at_any_moment)
 	ck_assert_uint_eq(pending_promise(pending, 6), 6);
 	child = fork();
 	if (child == 0) {
-		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+			_exit(1);
 		raise(SIGSTOP);
 		use_one_slot(pending);
 		_exit(0);
 	}
-	while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+	for (int expected = SIGSTOP; waitpid(child, &status, 0) == child && WIFSTOPPED(status);
+		expected = SIGTRAP) {
+		ck_assert_int_eq(WSTOPSIG(status), expected);
 		filled += last == 0 && shared->cluster != 0;
 		freed += last != 0 && shared->cluster == 0;
 		last = shared->cluster;

@@ -273,6 +273,7 @@ END_TEST
 
 struct race {
 	const struct tree *tree;
+	atomic_uint turns; /* that are over */
 	atomic_bool is_over;
 };
 
@@ -290,6 +291,7 @@ static void *swap_folders(void *argument)
 		rename(swap, folder);
 		rename(link, swap);
 		rename(swap, link);
+		atomic_fetch_add(&race->turns, 1);
 	}
 	return NULL;
 }
@@ -307,8 +309,8 @@ START_TEST(a_link_put_there_between_looking_and_opening_leads_nowhere)
 	const char *path = folder_name(&tree.folder, "inside/swap/file");
 	ck_assert_int_eq(pthread_create(&thread, NULL, swap_folders, &race), 0);
 
-	/* Until it was there at least once: the other thread may come late, and a rename wait for the disk. */
-	for (int i = 0; i < 30000 || opened == 0; i++) {
+	/* Until both were there: the other thread may come late, and a rename wait for the disk. */
+	for (int i = 0; i < 30000 || opened == 0 || atomic_load(&race.turns) < 2; i++) {
 		char bytes[16] = "";
 		CLEANUP_CLOSE int fd = roots_open(tree.roots, path, O_RDONLY, NULL);
 		if (fd < 0)
