@@ -152,6 +152,7 @@ def examples_are_answered_as_shown(place):
     check_equal(done, {section.name for section in DOCUMENT.commands}, "commands that were tried")
 
     heard = set()
+    feed.until("BLOCK_JOB_CANCELLED", 20)  # of the last job; what went before lies there, heartbeats too
     feed.until("DEVICE_OFFLINE", 20)
     feed.until("BROKER_HEARTBEAT", 20)
     for topic, event in feed.seen:
