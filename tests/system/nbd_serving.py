@@ -17,7 +17,7 @@ import images
 from harness import Failed, Skip, check, check_equal, own_tcp_address, run, wait_until
 from images import GIB, KIB, MIB
 from images_broker import simple_chain, start_imaged
-from nbd_client import Guest, refused_to_connect, statuses_of, uri
+from nbd_client import Guest, Wire, refused_to_connect, statuses_of, uri
 from random_chain import RandomChain
 from system import Judge, System
 
@@ -164,6 +164,18 @@ def a_map_of_many_gibibytes_comes_in_pieces(place):
         check_equal(statuses_of(guest), [(0, 9 * GIB + 1, 3)], "all")
     images.tool("qemu-img", "map", "-f", "raw", uri(place, "d"))
     imaged.check_alive()
+
+
+def the_answer_to_a_read_is_sent_in_one_piece(place):
+    leaf, _ = simple_chain(place)
+    broker, _ = start_imaged(place)
+    broker.attach("d", leaf)
+    wire = Wire(place, "d")
+    # whatever is sent takes some 700 bytes of the sender's buffer until it is taken: there is room for so many pieces, not for three times as many
+    count = int(pathlib.Path("/proc/sys/net/core/wmem_default").read_text()) // 1200
+    wire.ask(count)
+    wait_until(lambda: wire.arrived() == count * 29, f"{count} answers that nobody takes")
+    wire.close()
 
 
 def several_clients_read_at_once(place):
