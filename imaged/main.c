@@ -20,8 +20,8 @@
  * can leak space, but never share it.
  *
  * Guests speak NBD, and nbdkit speaks it for us: this program checks its command line, makes the sockets (listen.c) and then becomes
- * nbdkit, by exec, with all of the above in a plugin (nbd_plugin.c) that reads the same command line again, and with nbd_send.c before its
- * send().
+ * nbdkit, by exec, with all of the above in a plugin (nbd_plugin.c) that reads the same command line again, and with nbd_socket.c before its
+ * read() and send().
  *
  *      guests ──NBD──▶ nbdkit's threads ──▶ nbd_plugin.c ──▶ guest.c ──gate──▶ guest_read.c, guest_write.c ──▶ files
  *
@@ -101,7 +101,7 @@ static int find_library(const char *name, char *path, size_t size, struct err *e
 	return err_set_errno(err, errno, "cannot read the library %s", path);
 }
 
-/* nbd_send.c, after what others want there; a path that cannot be named so is no trouble. */
+/* nbd_socket.c, after what others want there; a path that cannot be named so is no trouble. */
 static void preload(const char *path)
 {
 	const char *others = getenv("LD_PRELOAD");

@@ -93,7 +93,8 @@ class Wire:
     """One connection over imaged's own socket, negotiated by hand: answers lie there until they are counted."""
 
     HAVE_OPTION, OPTION_REPLY, REQUEST = 0x49484156454f5054, 0x3e889045565a9, 0x25609513
-    STRUCTURED_REPLY, GO, ACK = 8, 7, 1
+    STRUCTURED_REPLY, SET_META_CONTEXT, GO, ACK = 8, 10, 7, 1
+    READ, WRITE, MAP = 0, 1, 7
 
     def __init__(self, place, device):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -102,11 +103,17 @@ class Wire:
         self._take(18)
         self.socket.sendall(struct.pack(">I", 3))  # fixed newstyle, no zeroes
         self._choose(self.STRUCTURED_REPLY, b"")
-        name = device.encode()
-        self._choose(self.GO, struct.pack(">I", len(name)) + name + struct.pack(">H", 0))
+        name, context = (struct.pack(">I", len(text)) + text for text in (device.encode(), b"base:allocation"))
+        self._choose(self.SET_META_CONTEXT, name + struct.pack(">I", 1) + context)
+        self._choose(self.GO, name + struct.pack(">H", 0))
 
     def _take(self, length):
-        return self.socket.recv(length, socket.MSG_WAITALL)
+        taken = b""
+        while len(taken) < length:
+            piece = self.socket.recv(length - len(taken))
+            check(piece, "the connection ended")
+            taken += piece
+        return taken
 
     def _choose(self, option, content):
         self.socket.sendall(struct.pack(">QII", self.HAVE_OPTION, option, len(content)) + content)
@@ -116,9 +123,9 @@ class Wire:
             check(magic == self.OPTION_REPLY and kind < 1 << 31, f"option {option} was answered with {kind:#x}")
             self._take(length)
 
-    def ask(self, count):
-        """So many reads of one byte each."""
-        self.socket.sendall(struct.pack(">IHHQQI", self.REQUEST, 0, 0, 1, 0, 1) * count)
+    def ask(self, count=1, length=1, kind=READ):
+        """So many requests for the first bytes, whose answers nobody takes."""
+        self.socket.sendall(struct.pack(">IHHQQI", self.REQUEST, 0, kind, 1, 0, length) * count)
 
     def arrived(self):
         """How many bytes of answers wait to be taken."""

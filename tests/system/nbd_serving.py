@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import pathlib
+import socket
 import stat
 import struct
 import sys
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
@@ -171,8 +173,8 @@ def the_answer_to_a_read_is_sent_in_one_piece(place):
     broker, _ = start_imaged(place)
     broker.attach("d", leaf)
     wire = Wire(place, "d")
-    # whatever is sent takes some 700 bytes of the sender's buffer until it is taken: there is room for so many pieces, not for three times as many
-    count = int(pathlib.Path("/proc/sys/net/core/wmem_default").read_text()) // 1200
+    # whatever is sent takes some 800 bytes of the sender's buffer until it is taken: there is room for so many pieces, not for three times as many
+    count = wire.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 1200
     wire.ask(count)
     wait_until(lambda: wire.arrived() == count * 29, f"{count} answers that nobody takes")
     wire.close()
@@ -421,6 +423,30 @@ def a_busy_guest_sees_the_connection_end_and_no_error(place):
         check(reader.wrong is not None and Guest.is_disconnection(reader.wrong), f"the end of the reads: {reader.wrong!r}")
         imaged = place.start("sluice-imaged", "--root", place.path)
         broker.wait_hello()
+
+
+def clients_that_die_in_the_middle_end_nobody_else(place):
+    leaf, _ = simple_chain(place)
+    broker, imaged = start_imaged(place)
+    broker.attach("d", leaf)
+    with Guest(uri(place, "d")) as guest:
+        for number in range(int(os.environ.get("SLUICE_TEST_ROUNDS", "60"))):
+            wire = Wire(place, "d")
+            wire.ask(48, place.random.choice((1, 4 * KIB, 64 * KIB)))
+            wire.ask(4, 4 * MIB, Wire.MAP)
+            if number % 4 == 0:
+                wire.socket.sendall(b"half a request")
+            elif number % 4 == 1:
+                wire.ask(1, 64 * KIB, Wire.WRITE)  # and not all of its bytes
+                wire.socket.sendall(b"x" * 5000)
+            elif number % 4 == 2:
+                wire.socket.shutdown(socket.SHUT_RD)
+            time.sleep(place.random.choice((0, 0, 0.001, 0.003)))  # that it dies in another moment each time
+            wire.close()
+            guest.read(4 * KIB, 0)
+    imaged.check_alive()
+    broker.turn(0)
+    wait_until(lambda: _try_detach(broker, "d"), "detaching")
 
 
 def a_socket_of_the_dead_is_replaced_and_one_of_the_living_is_not(place):
